@@ -1,0 +1,96 @@
+"""What a network is fed: tensors in any nest, moved and made. No networks."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprof.records import Size
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is fed: positional and keyword arguments, batch included."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, inputs: Any) -> "Inputs":
+        """Read a tensor, or a tuple whose last item may be a dict of keyword arguments."""
+        if not isinstance(inputs, tuple | list):
+            return cls((inputs,))
+        if inputs and isinstance(inputs[-1], dict):
+            return cls(tuple(inputs[:-1]), inputs[-1])
+        return cls(tuple(inputs))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Inputs":
+        """Move all tensors, the floating ones to `dtype` too."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        return Inputs(_mapped(self.args, move), _mapped(dict(self.kwargs), move))
+
+    def with_values(self, seed: int = 0) -> "Inputs":
+        """Draw values for tensors that are shapes alone."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def drawn(tensor: torch.Tensor) -> torch.Tensor:
+            return torch.randn(tensor.shape, generator=generator).to(tensor.dtype) if tensor.is_meta else tensor
+
+        return Inputs(_mapped(self.args, drawn), _mapped(dict(self.kwargs), drawn))
+
+    def cloned(self) -> "Inputs":
+        """Copy all tensors to memory of their own."""
+        return Inputs(_mapped(self.args, torch.Tensor.clone), _mapped(dict(self.kwargs), torch.Tensor.clone))
+
+    def channels_last(self) -> "Inputs":
+        """Lay images (N, C, H, W) out with the channels last."""
+
+        def lay(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+        return Inputs(_mapped(self.args, lay), _mapped(dict(self.kwargs), lay))
+
+    @classmethod
+    def random(cls, size: Size, batch_size: int, seed: int) -> "Inputs":
+        """Draw one image batch (N, *size) without touching the global generator."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls((torch.randn(batch_size, *size, generator=generator),))
+
+    @classmethod
+    def without_values(cls, size: Size, batch_size: int) -> "Inputs":
+        """Make one image batch (N, *size) of shapes alone."""
+        return cls((torch.empty(batch_size, *size, device="meta"),))
+
+    @property
+    def batch_size(self) -> int:
+        """The first length of the first tensor."""
+        return next((int(tensor.shape[0]) for tensor in tensors_in((self.args, self.kwargs)) if tensor.ndim), 1)
+
+
+def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, tuple | list):
+        return type(value)(_mapped(item, change) for item in value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    return value
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of any nest of tuples, lists, dicts and dataclass-like outputs."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif hasattr(value, "__dict__") and not isinstance(value, nn.Module | type):
+        yield from tensors_in(vars(value))

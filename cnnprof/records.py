@@ -1,0 +1,418 @@
+"""The nouns: frozen values that every room passes on. No torch.
+
+Raw first: times are kept by session, and medians and intervals are worked out when asked. Seconds, bytes and counts
+stand in the names; text is made in units and reporting alone. Unknown is None; 0 means zero.
+"""
+
+import statistics as stdlib_statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from cnnprof import statistics
+from cnnprof.statistics import Interval, Verdict
+
+Mode = Literal["inference", "training"]
+MODES: tuple[Mode, ...] = ("inference", "training")
+
+Size = tuple[int, ...]
+Rung = Literal["meta", "cpu"]
+
+T = TypeVar("T")
+
+
+class Shown:
+    """What is printed as the terminal's table and shown as the report's pieces in a notebook."""
+
+    def __str__(self) -> str:
+        """Return the terminal's table."""
+        from cnnprof.reporting import as_text
+
+        return as_text(self)  # type: ignore[arg-type]  # only records derive from it
+
+    def _repr_html_(self) -> str:
+        from cnnprof.reporting import as_html_fragment
+
+        return as_html_fragment(self)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason to trust a number less, beside what to do about it."""
+
+    about: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one module does outside its children: rows are exclusive and add up to the totals.
+
+    `params` counts each tensor once, at the first module that holds it. Shapes are those of the first call and have the
+    batch: (N, C, H, W).
+    """
+
+    path: str
+    kind: str
+    calls: int
+    params: int
+    macs: int
+    activations: int
+    input_shape: Size | None
+    output_shape: Size | None
+    read_bytes: int
+    written_bytes: int
+    detail: str = ""
+
+    @property
+    def flops(self) -> int:
+        """2 x MACs."""
+        return 2 * self.macs
+
+
+@dataclass(frozen=True)
+class Uncounted:
+    """An operator that has no formula and is not known to be free of multiply-accumulates."""
+
+    operator: str
+    path: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a network, for the batch that was given."""
+
+    params: int
+    trainable_params: int
+    buffers: int
+    macs: int
+    activations: int
+    param_bytes: int
+    read_bytes: int
+    written_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """2 x MACs."""
+        return 2 * self.macs
+
+
+@dataclass(frozen=True)
+class Analysis(Shown):
+    """What shapes alone tell of a network. Printed, it is the table of its layers."""
+
+    model: str
+    input_size: Size | None
+    batch_size: int
+    totals: Totals
+    coverage: float
+    uncounted: tuple[Uncounted, ...]
+    layers: tuple[Layer, ...]
+    uncalled: tuple[str, ...] = ()
+    """Modules with parameters that the forward pass never reached."""
+    rung: Rung = "meta"
+    """`meta`: nothing was run; `cpu`: the network does not run on shapes alone, so one forward pass ran on the CPU."""
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def params(self) -> int:
+        """Elements of all parameter tensors, shared ones once."""
+        return self.totals.params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the given batch."""
+        return self.totals.macs
+
+    @property
+    def flops(self) -> int:
+        """2 x MACs."""
+        return self.totals.flops
+
+    @property
+    def activations(self) -> int:
+        """Elements of the outputs of all operators that have MACs."""
+        return self.totals.activations
+
+    @property
+    def conventions(self) -> Mapping[str, Mapping[str, int | None]]:
+        """The same network in other tools' books."""
+        unknown = {"flops": None, "activations": None}
+        return {"torch": {"flops": self.totals.flops}, "fvcore": unknown, "pycls": unknown}
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What one output element can combine."""
+
+    receptive_field: Size | Literal["all"] | None
+    """Input elements in reach by spatial dimension, at unbounded size; `all` behind a global operator."""
+    narrowest_channels: int | None
+    """Channels at the narrowest place of the path that is narrowest."""
+    carried_past: int | None
+    """Channels that a shorter path carries past that place; None where there is no such path."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one batch, raw, by session, beside the processors that the process got meanwhile."""
+
+    sessions: tuple[tuple[float, ...], ...]
+    cpu_shares: tuple[float | None, ...] = ()
+    """CPU time / wall / threads, by session."""
+    waited_shares: tuple[float | None, ...] = ()
+    """Share of the time its threads could run that they waited for a processor, by session; None where not told."""
+
+    def starved(self, session: int) -> bool:
+        """Say whether the process did not get its processors in that session."""
+        waited = self.waited_shares[session] if self.waited_shares else None
+        return waited is not None and waited > statistics.MAX_WAITED
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """The sessions in which the process got its processors."""
+        return tuple(index for index in range(len(self.sessions)) if not self.starved(index))
+
+    def session_median_s(self, session: int) -> float:
+        """Return the median of one session's times."""
+        return stdlib_statistics.median(self.sessions[session])
+
+    @property
+    def median_s(self) -> float:
+        """The median of the raw times of the sessions that count; of all where none does."""
+        kept = self.counted or range(len(self.sessions))
+        return stdlib_statistics.median(time for index in kept for time in self.sessions[index])
+
+    @property
+    def ci95_s(self) -> Interval | None:
+        """95 % interval of the time over the sessions that count."""
+        return statistics.interval([self.session_median_s(index) for index in self.counted])
+
+    @property
+    def cpu_share(self) -> float | None:
+        """The median over all sessions of the share of its processors that the process used."""
+        return _median(self.cpu_shares)
+
+    @property
+    def got_share(self) -> float | None:
+        """The median over all sessions of what the process got of the processors that it could have used."""
+        waited = _median(self.waited_shares)
+        return None if waited is None else 1 - waited
+
+
+def _median(values: tuple[float | None, ...]) -> float | None:
+    known = [value for value in values if value is not None]
+    return stdlib_statistics.median(known) if known else None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The allocator's level of one call: the largest sum of live tensor bytes."""
+
+    peak_bytes: int
+    before_bytes: int
+    """What stood before the call: parameters, buffers, inputs, labels, optimizer state."""
+
+
+@dataclass(frozen=True)
+class ByMode(Generic[T]):
+    """One value for the forward pass, one for the training step; None where a mode was not measured."""
+
+    inference: T | None = None
+    training: T | None = None
+
+    def __getitem__(self, mode: Mode) -> T | None:
+        """Look a mode up by its name."""
+        return self.inference if mode == "inference" else self.training
+
+    def items(self) -> Iterator[tuple[Mode, T]]:
+        """Yield the modes that were measured."""
+        for mode in MODES:
+            value = self[mode]
+            if value is not None:
+                yield mode, value
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Seconds of the operators that ran in one module, outside its children."""
+
+    path: str
+    kind: str
+    forward_s: float
+    backward_s: float | None
+
+
+@dataclass(frozen=True)
+class TimeByLayer:
+    """Where the time of one pass went: a profiled pass, apart from those that are timed."""
+
+    layers: tuple[LayerTime, ...]
+    remainder_s: float | None
+    """The unprofiled latency less the sum of the layers: Python, dispatch, idle threads."""
+    profiled_s: float
+    """Wall time of the profiled pass."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """All that is known of one model."""
+
+    name: str
+    analysis: Analysis | None
+    """None of a plain callable."""
+    mixing: Mixing | None = None
+    latency: ByMode[Latency] = field(default_factory=ByMode)
+    memory: ByMode[Memory] = field(default_factory=ByMode)
+    training_run: None = None
+    time: TimeByLayer | None = None
+    failure: str | None = None
+    """Why the measurement of this candidate stopped; what had been measured by then is kept."""
+
+
+@dataclass(frozen=True)
+class TimeRatio:
+    """Candidate / baseline over sessions of interleaved bursts; None where no ratio can be given."""
+
+    ratio: float | None
+    ci95: Interval | None
+    verdict: Verdict
+    sessions: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Candidate / baseline of an exact number; None where either is unknown or the baseline is 0."""
+
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One candidate against the baseline."""
+
+    name: str
+    latency: TimeRatio | None
+    training_latency: TimeRatio | None
+    params: Ratio
+    macs: Ratio
+    peak_bytes: Ratio
+    training_peak_bytes: Ratio
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a time depends on, without the names of host and user."""
+
+    cpu: str
+    physical_cores: int | None
+    logical_cores: int | None
+    threads: int
+    memory_bytes: int
+    os: str
+    python: str
+    torch: str
+    device: str
+    device_name: str | None
+    cuda: str | None
+    load: float | None
+    """Runnable processes over the last minute, at the start."""
+    allocator: str
+    """`kept`: the C library kept its memory while measuring; `system`: as any program has it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for; the defaults are those of the command line."""
+
+    batch_size: int = 8
+    input_size: Size | None = None
+    """(C, H, W) without the batch; None: each model's own."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    amp: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    threads: int | None = None
+    """None: torch's own."""
+    modes: tuple[Mode, ...] = MODES
+    time_s: float | None = None
+    """Seconds of measuring; None: 10, and 5 for each candidate beyond two."""
+    ci: float = 0.005
+    """Measuring ends early when every interval's half-width is below this."""
+    seed: int = 42
+    margin: float = statistics.MARGIN
+    allocator: Literal["kept", "system"] = "kept"
+    optimizer: str = "sgd(lr=0.001)"
+    loss: str = "cross-entropy with random labels for an output (N, C), else the sum of the outputs' means"
+
+
+@dataclass(frozen=True)
+class Comparison(Shown):
+    """Candidates measured together; the first is the baseline. Printed, it is the terminal's table."""
+
+    command: str
+    commit: str | None
+    created: str
+    machine: Machine
+    settings: Settings
+    baseline: str
+    profiles: tuple[Candidate, ...]
+    comparisons: tuple[Contrast, ...]
+    doubts: tuple[Doubt, ...] = ()
+    partial: bool = False
+    """Measuring was interrupted."""
+
+
+@dataclass(frozen=True)
+class Profile(Shown):
+    """One model measured alone: a document like a comparison's, with one entry in `profiles`."""
+
+    command: str
+    commit: str | None
+    created: str
+    machine: Machine
+    settings: Settings
+    profiles: tuple[Candidate]
+    doubts: tuple[Doubt, ...] = ()
+    partial: bool = False
+
+    @property
+    def name(self) -> str:
+        """The model as it was named."""
+        return self.profiles[0].name
+
+    @property
+    def analysis(self) -> Analysis:
+        """What shapes alone tell."""
+        assert self.profiles[0].analysis is not None
+        return self.profiles[0].analysis
+
+    @property
+    def latency(self) -> ByMode[Latency]:
+        """Times by mode."""
+        return self.profiles[0].latency
+
+    @property
+    def memory(self) -> ByMode[Memory]:
+        """Memory by mode."""
+        return self.profiles[0].memory
+
+    @property
+    def time(self) -> TimeByLayer | None:
+        """Where the time went."""
+        return self.profiles[0].time
+
+
+Run = Comparison | Profile
+"""A document of measured models."""
+
+Record = Analysis | Comparison | Profile
+"""Whatever is saved, printed and reported."""
+
+
+def schema_of(record: Record) -> str:
+    """Name the kind of a document."""
+    return {Analysis: "analysis", Comparison: "comparison", Profile: "profile"}[type(record)]

@@ -1,0 +1,149 @@
+"""Records to and from JSON, under a schema with a number. Files appear whole or not at all.
+
+Derived numbers (medians, intervals, FLOPs) are written for whoever reads the file, and worked out again on reading.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import tempfile
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from cnnprof import records
+from cnnprof.errors import UsageError
+
+VERSION = 1
+KINDS: dict[str, type[records.Record]] = {
+    "analysis": records.Analysis,
+    "comparison": records.Comparison,
+    "profile": records.Profile,
+}
+DERIVED: dict[type, tuple[str, ...]] = {
+    records.Layer: ("flops",),
+    records.Totals: ("flops",),
+    records.Analysis: ("conventions",),
+    records.Latency: ("median_s", "ci95_s", "cpu_share"),
+}
+
+
+def to_document(record: records.Record) -> dict[str, Any]:
+    """Turn a record into what its JSON document holds."""
+    kind = next(kind for kind, cls in KINDS.items() if isinstance(record, cls))
+    return {"schema": f"cnnprof.{kind}/{VERSION}", **_plain(record)}
+
+
+def from_document(document: Any, source: str = "the document") -> records.Record:
+    """Turn a JSON document back into its record; keys that this version does not know are passed over.
+
+    Raises UsageError for another schema, and for what is no document of ours.
+    """
+    schema = document.get("schema") if isinstance(document, dict) else None
+    kind, _, version = str(schema).removeprefix("cnnprof.").partition("/")
+    if not str(schema).startswith("cnnprof.") or kind not in KINDS:
+        known = ", ".join(f"cnnprof.{name}/{VERSION}" for name in KINDS)
+        raise UsageError(f"{source}: its schema is {schema!r}; this cnnprof reads {known}")
+    if version != str(VERSION):
+        raise UsageError(f"{source}: schema {schema} is not of this cnnprof, which reads cnnprof.{kind}/{VERSION}")
+    try:
+        return typing.cast(records.Record, _build(KINDS[kind], document))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{source}: not a whole cnnprof.{kind}/{VERSION} document: {error!r}") from None
+
+
+def read(path: Path) -> records.Record:
+    """Read a saved record. Raises UsageError where the file cannot be read or is not one."""
+    try:
+        return from_document(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not JSON, or cut off: {error}") from None
+
+
+def to_json(record: records.Record) -> str:
+    """Turn a record into the text of its document."""
+    return json.dumps(to_document(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file by rename, so that neither a reader nor a kill meets half of it. Raises UsageError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name[:40]}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.chmod(0o666 & ~_umask())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}; choose another place with -o") from None
+
+
+def check_writable(directory: Path) -> None:
+    """Find out before measuring, not after, that a folder cannot be written. Raises UsageError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UsageError(f"{directory}: cannot be written: {error.strerror}; choose another place with -o") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: _plain(getattr(value, name)) for name in (*names, *DERIVED.get(type(value), ()))}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Build a value of an annotated type from plain JSON."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _build(_alternative(arguments, value), value)
+    if origin is tuple:
+        items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_build(item, part) for item, part in zip(items, value, strict=True))
+    cls = origin or kind
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        parameter = dict(zip(getattr(cls, "__parameters__", []), arguments, strict=False))
+        hints = _hints(cls)
+        names = [field.name for field in dataclasses.fields(cls) if field.name in value]
+        return cls(**{name: _build(_filled_in(hints[name], parameter), value[name]) for name in names})
+    return value
+
+
+def _filled_in(hint: Any, parameter: dict[Any, Any]) -> Any:
+    """Put the argument of a generic record into the annotation of its field."""
+    return hint[tuple(parameter.values())] if parameter and getattr(hint, "__parameters__", ()) else hint
+
+
+def _alternative(arguments: tuple[Any, ...], value: Any) -> Any:
+    """Choose the part of a union that a plain value can be: a list is the tuple, anything else the rest."""
+    tuples = [part for part in arguments if typing.get_origin(part) is tuple]
+    others = [part for part in arguments if part is not type(None) and part not in tuples]
+    return tuples[0] if isinstance(value, list) and tuples else others[0]
+
+
+_hints = functools.cache(typing.get_type_hints)

@@ -1,0 +1,153 @@
+"""Numbers to text: 1.81 G, 44.6 MiB, 12.3 ms, 1.31x. The only place that formats a number.
+
+A column has one unit, chosen over all its values; unknown is a dash, and 0 is zero.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+UNKNOWN = "-"
+
+
+class Unit(NamedTuple):
+    """A unit of a column: what its numbers are divided by, and its name."""
+
+    name: str
+    size: float
+
+
+SECONDS = (Unit("s", 1.0), Unit("ms", 1e-3), Unit("µs", 1e-6), Unit("ns", 1e-9))
+BYTES = (Unit("TiB", 2.0**40), Unit("GiB", 2.0**30), Unit("MiB", 2.0**20), Unit("KiB", 2.0**10), Unit("B", 1.0))
+COUNTS = (Unit("T", 1e12), Unit("G", 1e9), Unit("M", 1e6), Unit("k", 1e3), Unit("", 1.0))
+
+# 2,150 ms and 26 ms read better in one unit than 2.15 s and 0.026 s do: a unit is taken up only when the largest value
+# of the column is this many times its size.
+_TAKEN_UP_AT = {"s": 10.0, "TiB": 10.0, "GiB": 10.0}
+
+
+def column_unit(units: tuple[Unit, ...], values: Iterable[float | None]) -> Unit:
+    """Choose the unit of a column from its largest value."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    for unit in units:
+        if largest >= unit.size * _TAKEN_UP_AT.get(unit.name, 1.0):
+            return unit
+    return units[-1] if largest else units[len(units) // 2]
+
+
+def gigas(values: Iterable[float | None]) -> Unit:
+    """G where it shows at least three digits of the largest value, else M, k or units."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return next((unit for unit in COUNTS[1:] if largest >= unit.size / 10), COUNTS[-1])
+
+
+def integer(value: int | None) -> str:
+    """1180160 -> 1,180,160."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def in_unit(value: float | None, unit: Unit, decimals: int) -> str:
+    """2.091e-1 s in ms with one decimal -> 209.1; a value too small for the column says so, 0 stays 0."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    if abs(value / unit.size) < 0.5 * 10.0**-decimals:
+        return f"<{10.0**-decimals:.{decimals}f}"
+    return f"{value / unit.size:,.{0 if unit.size == 1.0 and float(value).is_integer() else decimals}f}"
+
+
+def decimals_for(unit: Unit, values: Iterable[float | None], digits: int = 3) -> int:
+    """Decimals that show `digits` digits of the smallest nonzero value of a column, at most three."""
+    smallest = min((abs(value / unit.size) for value in values if value), default=1.0)
+    return max(0, min(3, digits - 1 - math.floor(math.log10(smallest))))
+
+
+def seconds(value: float | None) -> str:
+    """0.0123 -> 12.3 ms."""
+    return _alone(value, SECONDS, " ")
+
+
+def bytes_(value: float | None) -> str:
+    """46784512 -> 44.6 MiB."""
+    return _alone(value, BYTES, " ")
+
+
+def count(value: float | None) -> str:
+    """1814000000 -> 1.81 G."""
+    return _alone(value, COUNTS, " ")
+
+
+def _alone(value: float | None, units: tuple[Unit, ...], space: str) -> str:
+    if value is None:
+        return UNKNOWN
+    unit = next((unit for unit in units if abs(value) >= unit.size), units[-1])
+    if not value:
+        unit = next(unit for unit in units if unit.size == 1.0)
+    number = value / unit.size
+    text = f"{number:,.0f}" if unit.size == 1.0 and float(value).is_integer() else f"{number:,.{_digits(number)}f}"
+    return f"{text}{space}{unit.name}".rstrip()
+
+
+def _digits(number: float) -> int:
+    return 2 if abs(number) < 10 else 1 if abs(number) < 1000 else 0
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """0.163 -> 16.3."""
+    return UNKNOWN if share is None else f"{100 * share:.{decimals}f}"
+
+
+def factor(ratio: float, interval: tuple[float, float] | None = None) -> str:
+    """16.856 -> 16.9x; with more decimals where the interval's ends would look alike."""
+    return f"{ratio:,.{factor_decimals(ratio, interval)}f}x"
+
+
+def factor_decimals(ratio: float, interval: tuple[float, float] | None = None) -> int:
+    """Decimals of a factor: two below 2, one below 100, none above, one more for a narrow interval."""
+    decimals = 2 if ratio < 2 else 1 if ratio < 100 else 0
+    if interval is not None:
+        while decimals < 3 and round(interval[1] - interval[0], decimals) <= 10.0**-decimals:
+            decimals += 1
+    return decimals
+
+
+def versus(ratio: float | None, less: str, more: str, interval: tuple[float, float] | None = None) -> str:
+    """A ratio candidate / baseline in words: 0.0593 -> 16.9x fewer."""
+    if ratio is None or not math.isfinite(ratio):
+        return UNKNOWN
+    if ratio == 1:
+        return "the same"
+    if ratio == 0:
+        return "none"
+    if ratio < 1:
+        return f"{factor(1 / ratio, reciprocal(interval))} {less}"
+    return f"{factor(ratio, interval)} {more}"
+
+
+def reciprocal(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The interval of 1 / x."""
+    return None if interval is None else (1 / interval[1], 1 / interval[0])
+
+
+def span(interval: tuple[float, float], decimals: int) -> str:
+    """(6.12, 6.91) -> [6.1, 6.9]."""
+    return f"[{interval[0]:,.{decimals}f}, {interval[1]:,.{decimals}f}]"
+
+
+def size(shape: tuple[int, ...] | None) -> str:
+    """(256, 56, 56) -> 256x56x56."""
+    return UNKNOWN if shape is None else "x".join(str(length) for length in shape) or "scalar"
+
+
+def bar(share: float | None, width: int = 20) -> str:
+    """A share of 1 as a bar of eighths of a block, so that a text shows what a figure would."""
+    if not share or share < 0:
+        return ""
+    eighths = max(1, round(min(share, 1.0) * width * 8))
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+
+
+def plural(number: int, noun: str) -> str:
+    """1 operator, 2 operators."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,36 @@
+"""What several test files share: a clock that only moves when told, and records of known values."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+
+@dataclass
+class FakeClock:
+    """Time that passes only where a test lets it: by `spend`, wall time, on so many of the threads."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    waited: float = 0.0
+    threads: int = 2
+    share: float = 1.0
+    """What the process gets of the processors it could use."""
+    calls: list[str] = field(default_factory=list)
+
+    def spend(self, seconds: float, name: str = "") -> None:
+        self.wall += seconds
+        self.cpu += seconds * self.threads * self.share
+        self.waited += seconds * self.threads * (1 - self.share)
+        self.calls.append(name)
+
+    def clock(self):
+        from cnnprof.measurement.latency import Clock
+
+        return Clock(
+            now=lambda: self.wall, cpu_s=lambda: self.cpu, waited_s=lambda: self.waited, threads=lambda: self.threads
+        )
+
+
+@pytest.fixture
+def fake_clock() -> FakeClock:
+    return FakeClock()
