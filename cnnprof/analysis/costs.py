@@ -1,0 +1,113 @@
+"""Shapes to multiply-accumulates: one formula an operator, and the closed list of the operators that have none.
+
+Products with padded zeros count, the bias does not. An operator that stands in neither table is uncounted, and said so.
+Letters: (N, C, H, W) images; K filters of (C / groups, R, S); matrices (n, k) @ (k, m).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Formula = Callable[[tuple[Any, ...], Any], int]
+"""Takes an operator's arguments and its output; gives MACs."""
+
+
+def convolution(args: tuple[Any, ...], output: Any) -> int:
+    """Every output element is a dot product of R·S·C/groups; transposed, every input element meets R·S·K/groups."""
+    images, weight, transposed = args[0], args[1], args[6]
+    per_element = math.prod(weight.shape[1:])
+    return int((images if transposed else output).numel() * per_element)
+
+
+def mm(args: tuple[Any, ...], output: Any) -> int:
+    """(n, k) @ (k, m): each of the n·m outputs sums k products; in a batch, as often."""
+    return int(output.numel() * args[0].shape[-1])
+
+
+def added_mm(args: tuple[Any, ...], output: Any) -> int:
+    """Like mm, after the summand."""
+    return int(output.numel() * args[1].shape[-1])
+
+
+def dot(args: tuple[Any, ...], output: Any) -> int:
+    """K products."""
+    return int(args[0].numel())
+
+
+def attention(args: tuple[Any, ...], output: Any) -> int:
+    """Q (N, h, t, d) @ K^T (N, h, s, d), then the scores (t, s) @ V (N, h, s, e)."""
+    query, key, value = args[:3]
+    *batch, tokens, width = query.shape
+    return int(math.prod(batch) * tokens * key.shape[-2] * (width + value.shape[-1]))
+
+
+MACS: Mapping[str, Formula] = {
+    "aten::convolution": convolution,
+    "aten::_convolution": convolution,
+    "aten::mm": mm,
+    "aten::bmm": mm,
+    "aten::mv": mm,
+    "aten::addmm": added_mm,
+    "aten::addmv": added_mm,
+    "aten::baddbmm": added_mm,
+    "aten::_addmm_activation": added_mm,
+    "aten::dot": dot,
+    "aten::vdot": dot,
+    "aten::_scaled_dot_product_flash_attention": attention,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
+    "aten::_scaled_dot_product_efficient_attention": attention,
+    "aten::_scaled_dot_product_cudnn_attention": attention,
+    "aten::_scaled_dot_product_fused_attention_overrideable": attention,
+}
+
+_STANDING_STILL = """
+    alias as_strided as_strided_ detach detach_ diagonal empty empty_like empty_strided expand lift lift_fresh
+    new_empty new_empty_strided permute real imag resize_ select slice split split_with_sizes squeeze squeeze_
+    sym_numel sym_size sym_storage_offset sym_stride is_same_size t transpose transpose_ t_ swapaxes unbind unfold
+    unsqueeze unsqueeze_ view view_as_complex view_as_real _reshape_alias _unsafe_view _conj is_pinned
+    _local_scalar_dense _version set_ unsafe_split unsafe_chunk unsafe_split_with_sizes
+"""
+
+_MOVING = """
+    abs abs_ add add_ addcdiv addcdiv_ addcmul addcmul_ all amax amin aminmax any arange argmax argmin argsort
+    atan atan2 bernoulli bernoulli_ bitwise_and bitwise_not bitwise_or bitwise_xor bitwise_and_ bitwise_or_
+    bitwise_left_shift bitwise_right_shift bincount bucketize
+    cat ceil celu celu_ clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clone col2im complex
+    constant_pad_nd copy copy_ cos cos_ count_nonzero cummax cummin cumprod cumsum deg2rad
+    diag diag_embed div div_ dropout elu elu_ embedding _embedding_bag eq eq_ equal erf erf_ erfc exp exp_ exp2 expm1
+    exponential_ eye fill fill_ flip floor floor_ floor_divide fmax fmin fmod frac full full_like gather ge
+    gelu gelu_ gt glu hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_
+    histc im2col index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put index_put_
+    index_select isfinite isinf isin isnan isneginf isposinf kthvalue le leaky_relu leaky_relu_ lerp lerp_
+    linspace log log10 log1p log2 log_ log_sigmoid_forward _log_softmax logaddexp logical_and logical_and_
+    logical_not logical_or logical_xor logit logsumexp lt masked_fill masked_fill_ masked_scatter masked_select max
+    maximum max_pool2d_with_indices max_pool3d_with_indices max_pool2d max_pool3d mean median min minimum mish mish_
+    mode mul mul_ multinomial nan_to_num nan_to_num_ nansum ne neg neg_ new_full new_ones new_zeros nonzero norm
+    linalg_vector_norm normal normal_ normal_functional one_hot ones ones_like polar pow pow_ prod rand rand_like
+    randint randint_like randn randn_like randperm random random_ reciprocal reciprocal_ relu relu_ _prelu_kernel
+    remainder repeat repeat_interleave roll round rrelu_with_noise rsqrt rsqrt_ rsub scalar_tensor scatter
+    scatter_ scatter_add scatter_add_ scatter_reduce searchsorted select_scatter selu selu_ sgn sigmoid sigmoid_
+    sign silu silu_ sin sin_ slice_scatter softplus softshrink _softmax _safe_softmax sort sqrt sqrt_ square stack std
+    std_mean sub sub_ sum tan tanh tanh_ threshold threshold_ _to_copy topk trace tril tril_ triu triu_ tril_indices
+    triu_indices trunc uniform uniform_ unique_consecutive _unique2 unique_dim var var_mean where xlogy zero zero_
+    zeros zeros_like
+    avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d
+    fractional_max_pool2d max_unpool2d
+    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
+    _batch_norm_with_update cudnn_batch_norm batch_norm_elemt batch_norm_stats native_layer_norm native_group_norm
+    _fused_rms_norm renorm native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle native_dropout
+    _fused_dropout alpha_dropout feature_dropout
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d
+    upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+    grid_sampler_2d grid_sampler_3d affine_grid_generator
+    nll_loss_forward nll_loss2d_forward binary_cross_entropy binary_cross_entropy_with_logits mse_loss
+    smooth_l1_loss huber_loss
+    _assert_async _assert_tensor_metadata
+"""
+
+STANDING_STILL = frozenset(f"aten::{name}" for name in _STANDING_STILL.split())
+"""Free of multiply-accumulates, and of traffic: views, sizes, memory that nothing is written to."""
+
+FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in _MOVING.split())
+"""Free of multiply-accumulates by name: elementwise work, normalisation, pooling, reductions, copies."""

@@ -1,0 +1,369 @@
+"""A MODEL string to a network that can be built again and again. Counts and times nothing.
+
+[label=]name[(arguments)]     name: regular, resnet50, torchvision:resnet50, timm:resnet50d, package.module:callable,
+                              path/to/file.py:callable; arguments: Python literals, parsed and never evaluated
+"""
+
+import ast
+import copy
+import difflib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnnprof.errors import UsageError, first_line
+from cnnprof.models import zoo
+from cnnprof.models.cnn import CNN
+from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResNet
+
+Size = tuple[int, ...]
+Built = tuple[nn.Module, Any]
+"""A network and what it is fed: a size without the batch, inputs, or None where it does not say."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs that a callable brought along, batch included."""
+
+    args: Any
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A network by its name.
+
+    `module` is one instance to look at, on meta tensors where it can be; `build` makes a new one each time, with
+    weights. What it is fed is a size without the batch, or inputs, or neither where it does not say.
+    """
+
+    name: str
+    resolved: str
+    module: nn.Module
+    build: Callable[[], nn.Module]
+    input_size: Size | None = None
+    inputs: Any = None
+
+
+# The catalog ---------------------------------------------------------------------------------------------------------
+
+
+def regular(
+    channels: int = 256, kernel_size: int = 3, depth: int = 2, batchnorm: bool = False, skip: bool = True
+) -> Built:
+    """Residual block of `depth` equal convolutions, on C x 56 x 56, where ResNet-50 has 256 channels."""
+    block = ResidualBlock(channels, [channels] * depth, [kernel_size] * depth, batchnorm=batchnorm)
+    return _with_skip(block, skip), (channels, 56, 56)
+
+
+def bottleneck(
+    channels: int = 256, reduction: int = 4, kernel_size: int = 3, batchnorm: bool = False, skip: bool = True
+) -> Built:
+    """Residual bottleneck block: 1x1 down to channels // reduction, a convolution there, 1x1 back; on C x 56 x 56."""
+    if not isinstance(reduction, int) or not 1 <= reduction <= channels:
+        raise ValueError(
+            f"reduction={reduction!r} leaves no channels of {channels}: give a number from 1 to {channels}"
+        )
+    block = ResidualBottleneckBlock(channels, [channels // reduction], [kernel_size], batchnorm=batchnorm)
+    return _with_skip(block, skip), (channels, 56, 56)
+
+
+def _with_skip(block: ResidualBlock, skip: bool) -> nn.Module:
+    return block if skip else nn.Sequential(block.main_path, nn.ReLU())
+
+
+def cnn(
+    in_size: Size = (3, 32, 32),
+    out_classes: int = 10,
+    channels: Iterable[int] = (32,),
+    pool_every: int = 1,
+    hidden_dims: Iterable[int] = (100,),
+    **options: Any,
+) -> Built:
+    """Plain CNN for images of 3x32x32 in 10 classes; takes CNN's options."""
+    return CNN(in_size, out_classes, list(channels), pool_every, list(hidden_dims), **options), tuple(in_size)
+
+
+def resnet(
+    in_size: Size = (3, 32, 32),
+    out_classes: int = 10,
+    channels: Iterable[int] = (64,) * 6,
+    pool_every: int = 2,
+    hidden_dims: Iterable[int] = (100,),
+    **options: Any,
+) -> Built:
+    """Three regular residual blocks of 64 channels for images of 3x32x32 in 10 classes; takes ResNet's options."""
+    return ResNet(in_size, out_classes, list(channels), pool_every, list(hidden_dims), **options), tuple(in_size)
+
+
+def resnet_bottleneck(
+    in_size: Size = (3, 32, 32),
+    out_classes: int = 10,
+    channels: Iterable[int] = (64, 16, 64) * 3,
+    pool_every: int = 3,
+    hidden_dims: Iterable[int] = (100,),
+    **options: Any,
+) -> Built:
+    """Like resnet, of bottlenecks 64-16-64; the first block is regular, as it widens 3 channels to 64."""
+    return resnet(in_size, out_classes, channels, pool_every, hidden_dims, bottleneck=True, **options)
+
+
+CATALOG: Mapping[str, Callable[..., Built]] = {
+    "regular": regular,
+    "bottleneck": bottleneck,
+    "cnn": cnn,
+    "resnet": resnet,
+    "resnet-bottleneck": resnet_bottleneck,
+}
+
+
+# From a string to a model --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A MODEL string in its parts."""
+
+    text: str
+    label: str | None
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+_GRAMMAR = re.compile(
+    r"\s*(?:(?P<label>[^=()@:/\\]+)=)?(?P<name>[^()@=]+?)\s*(?P<call>\((?P<arguments>.*)\))?\s*(?P<settings>@.*)?", re.S
+)
+
+
+def parse(text: str) -> Spec:
+    """Take a MODEL string apart. Raises UsageError where it is malformed."""
+    match = _GRAMMAR.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"{text!r} is no MODEL: expected [label=]name[(arguments)], such as 'bottleneck(channels=512)'"
+        )
+    if match["settings"]:
+        raise UsageError(f"{text!r}: settings after '@' are not supported yet; use the options of the command")
+    args, kwargs = _literals(text, match["arguments"] or "")
+    return Spec(text.strip(), match["label"] and match["label"].strip(), match["name"].strip(), args, kwargs)
+
+
+def _literals(text: str, arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        call = ast.parse(f"f({arguments})", mode="eval").body
+        if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("one call with plain arguments was expected")
+        args = tuple(ast.literal_eval(argument) for argument in call.args)
+        return args, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else "only Python literals are taken"
+        raise UsageError(f"{text!r}: the arguments ({arguments}) cannot be read: {reason}") from None
+
+
+def resolve(text: str) -> NamedModel:
+    """Find what a MODEL string names. Raises UsageError with the nearest names where nothing has that name."""
+    spec = parse(text)
+    source, separator, rest = spec.name.rpartition(":")
+    if not separator:
+        return _resolve_bare(spec)
+    if source in _LIBRARIES:
+        return _LIBRARIES[source](spec, rest)
+    return _from_callable(spec, source, rest)
+
+
+def _resolve_bare(spec: Spec) -> NamedModel:
+    if spec.name in CATALOG:
+        return _from_catalog(spec)
+    if spec.name in zoo.torchvision_models():
+        return _from_torchvision(spec, spec.name)
+    if spec.name.partition(".")[0] in zoo.timm_names():
+        return _from_timm(spec, spec.name)
+    known = [*CATALOG, *zoo.torchvision_models(), *zoo.timm_names()]
+    raise UsageError(f"there is no model {spec.name!r}{nearest(spec.name, known)}; `cnnprof models` lists all")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known names are nearest: '; nearest: resnet50, resnet101'."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def _from_catalog(spec: Spec) -> NamedModel:
+    builder = CATALOG[spec.name]
+    return _named(spec, spec.name, builder, inspect.signature(builder))
+
+
+def _from_torchvision(spec: Spec, name: str) -> NamedModel:
+    if name not in zoo.torchvision_models():
+        raise UsageError(f"torchvision has no model {name!r}{nearest(name, zoo.torchvision_models())}")
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError, AttributeError) as error:  # what a torchvision of another torch raises
+        raise UsageError(
+            f"{spec.text}: torchvision does not import beside torch {torch.__version__}: "
+            f"{first_line(error)}; install the torchvision that goes with it"
+        ) from None
+    builder = models.get_model_builder(name)
+    # Nothing is ever downloaded, and nothing warns about an initialisation that is to change.
+    without_weights = {"weights": None, "weights_backbone": None, "init_weights": False}
+    accepted = inspect.signature(builder).parameters
+    given = {key: value for key, value in without_weights.items() if key in accepted}
+    if name in _TAKES_INIT_WEIGHTS:
+        given["init_weights"] = False
+
+    def build(*args: Any, **kwargs: Any) -> Built:
+        network = builder(*args, **{**given, **kwargs})
+        # A vision transformer takes one size only, which need not be that of its default weights.
+        side = getattr(network, "image_size", None)
+        return network, (3, side, side) if side else zoo.torchvision_models()[name].input_size
+
+    return _named(spec, f"torchvision:{name}", build, inspect.signature(builder))
+
+
+_TAKES_INIT_WEIGHTS = ("googlenet", "inception_v3")
+"""Their builders pass it on to a class that warns where it is not given."""
+
+
+def _from_timm(spec: Spec, name: str) -> NamedModel:
+    known = zoo.timm_names()
+    if not known:
+        raise UsageError(f"{spec.text}: timm is not installed; pip install 'cnnprof[timm]'")
+    if name.partition(".")[0] not in known:
+        raise UsageError(f"timm has no model {name!r}{nearest(name, known)}")
+    try:
+        import timm
+    except (ImportError, RuntimeError, AttributeError) as error:  # it imports torchvision, see above
+        raise UsageError(f"{spec.text}: timm does not import: {first_line(error)}") from None
+
+    def build(**kwargs: Any) -> Built:
+        network: Any = timm.create_model(name, pretrained=False, **kwargs)
+        return network, tuple(network.pretrained_cfg["input_size"])
+
+    return _named(spec, f"timm:{name}", build, inspect.signature(build))
+
+
+_LIBRARIES = {"torchvision": _from_torchvision, "timm": _from_timm}
+
+
+def _from_callable(spec: Spec, where: str, attribute: str) -> NamedModel:
+    found = _imported(spec, where, attribute)
+    if isinstance(found, nn.Module):
+        return NamedModel(spec.label or spec.text, spec.name, found, lambda: copy.deepcopy(found))
+
+    def build(*args: Any, **kwargs: Any) -> Built:
+        result = found(*args, **kwargs)
+        network, inputs = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+        if not isinstance(network, nn.Module):
+            raise UsageError(
+                f"{spec.text}: it returned {type(result).__name__}; an nn.Module or (module, inputs) was expected"
+            )
+        return network, None if inputs is None else Inputs(inputs)
+
+    return _named(spec, spec.name, build, _signature(found), on_meta=False)
+
+
+def _signature(found: Callable[..., Any]) -> inspect.Signature:
+    """Read a callable's parameters; where it does not tell them, as some of C do not, anything may be given."""
+    try:
+        return inspect.signature(found)
+    except ValueError:
+        return inspect.signature(lambda *args, **kwargs: None)
+
+
+def load_callable(text: str) -> Callable[..., Any]:
+    """Import file.py:name or package.module:name. Raises UsageError."""
+    where, _, attribute = text.rpartition(":")
+    if not where:
+        raise UsageError(f"{text!r}: file.py:name or package.module:name was expected")
+    found: Callable[..., Any] = _imported(Spec(text, None, text, (), {}), where, attribute)
+    return found
+
+
+def _imported(spec: Spec, where: str, attribute: str) -> Any:
+    module = _import_file(spec, Path(where)) if where.endswith(".py") else _import_module(spec, where)
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise UsageError(f"{spec.text}: {where} has no {attribute!r}{nearest(attribute, vars(module))}")
+    if not callable(found):
+        raise UsageError(f"{spec.text}: {attribute!r} is {type(found).__name__}; a callable or nn.Module was expected")
+    return found
+
+
+def _import_file(spec: Spec, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"{spec.text}: there is no file {path}")
+    name = f"cnnprof_user_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise UsageError(f"{spec.text}: {path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # where pickle and dataclasses look a class's module up
+    _look_in(path.resolve().parent)
+    loader = found.loader
+    _run_users_code(spec, f"importing {path}", lambda: loader.exec_module(module))
+    return module
+
+
+def _import_module(spec: Spec, name: str) -> ModuleType:
+    _look_in(Path.cwd())
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(f"{spec.text}: {name!r} is no package.module and no .py file")
+    module: ModuleType = _run_users_code(spec, f"importing {name}", lambda: importlib.import_module(name))
+    return module
+
+
+def _look_in(directory: Path) -> None:
+    """Let a user's file import its neighbours, as `python file.py` does."""
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+
+def _run_users_code(spec: Spec, doing: str, run: Callable[[], Any]) -> Any:
+    try:
+        return run()
+    except UsageError:
+        raise
+    except ValueError as error:  # a builder's own words on its arguments
+        raise UsageError(f"{spec.text}: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:  # a user's code may raise anything; the text passes it on
+        raise UsageError(f"{spec.text}: {doing} raised {type(error).__name__}: {first_line(error)}") from error
+
+
+def _named(
+    spec: Spec, resolved: str, builder: Callable[..., Built], signature: inspect.Signature, on_meta: bool = True
+) -> NamedModel:
+    """Check the arguments and build once, to learn what it is fed and to have an instance to look at."""
+    try:
+        signature.bind(*spec.args, **spec.kwargs)
+    except TypeError as error:
+        raise UsageError(f"{spec.text}: {error}; it takes {signature}") from None
+
+    def built() -> Built:
+        with torch.random.fork_rng(devices=[]):
+            result: Built = _run_users_code(spec, "building it", lambda: builder(*spec.args, **spec.kwargs))
+        return result
+
+    module, fed = (on_meta and _built_on_meta(spec, builder)) or built()
+    name = spec.label or spec.text
+    if isinstance(fed, Inputs):
+        return NamedModel(name, resolved, module, lambda: built()[0], inputs=fed.args)
+    return NamedModel(name, resolved, module, lambda: built()[0], input_size=fed)
+
+
+def _built_on_meta(spec: Spec, builder: Callable[..., Built]) -> Built | None:
+    """Build without weights; None where the builder needs values (regnet rounds widths with tensors)."""
+    try:
+        with torch.device("meta"):
+            return builder(*spec.args, **spec.kwargs)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+        return None  # building it again with weights works, or says what is wrong

@@ -1,0 +1,141 @@
+"""MODEL strings: what they name, how they are taken apart, what is said where they are wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+import cnnprof
+from cnnprof import UsageError
+from cnnprof.models import catalog, zoo
+
+
+def test_the_listing_is_what_the_builders_make():
+    assert [entry.name for entry in zoo.CATALOG] == list(catalog.CATALOG)
+    for entry in zoo.CATALOG:
+        analysis = cnnprof.analyze(entry.name)
+        assert (analysis.params, analysis.input_size) == (entry.params, entry.input_size)
+        assert round(analysis.macs / 1e9, 3) == entry.gmacs
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "name", "args", "kwargs"),
+    [
+        ("regular", None, "regular", (), {}),
+        ("slim=bottleneck(channels=512, reduction=8)", "slim", "bottleneck", (), {"channels": 512, "reduction": 8}),
+        ("torchvision:resnet50", None, "torchvision:resnet50", (), {}),
+        ("dir/net.py:build(3, 'x')", None, "dir/net.py:build", (3, "x"), {}),
+        ("my net=pkg.mod:Net([1, 2], on=True)", "my net", "pkg.mod:Net", ([1, 2],), {"on": True}),
+        ("resnet-bottleneck()", None, "resnet-bottleneck", (), {}),
+        ("a=f.py:b(x='(=)')", "a", "f.py:b", (), {"x": "(=)"}),
+    ],
+)
+def test_grammar(text, label, name, args, kwargs):
+    spec = catalog.parse(text)
+    assert (spec.label, spec.name, spec.args, spec.kwargs) == (label, name, args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is no MODEL"),
+        ("regular(", "is no MODEL"),
+        ("regular)x", "is no MODEL"),
+        ("regular(channels=)", "cannot be read"),
+        ("regular(channels=2*3)", "only Python literals"),
+        ("regular(channels=__import__('os').system('true'))", "only Python literals"),
+        ("regular(**{'channels': 1})", "cannot be read"),
+        ("regular(channel=3)", "unexpected keyword argument 'channel'; it takes (channels"),
+        ("regular(channels=-1)", "-1"),
+        ("bottleneck(reduction=0)", "reduction=0"),
+        ("bottleneck(reduction=512)", "leaves no channels of 256"),
+        ("regular@bf16", "after '@'"),
+        ("resnet5O", "nearest: resnet50"),
+        ("reguler", "nearest: regular"),
+        ("torchvision:resnet51", "torchvision has no model 'resnet51'; nearest: resnet"),
+        ("timm:resnet50q", "nearest: resnet50"),
+        ("nowhere.py:Net", "there is no file nowhere.py"),
+        ("no.such.module:Net", "importing no.such.module raised ModuleNotFoundError"),
+        ("torch.nn:Convv2d", "has no 'Convv2d'; nearest: Conv2d"),
+        ("torch:pi", "'pi' is float"),
+        ("torch:empty(3)", "it returned Tensor; an nn.Module or (module, inputs) was expected"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(text, said):
+    with pytest.raises(UsageError) as caught:
+        catalog.resolve(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file(tmp_path, monkeypatch):
+    (tmp_path / "helper.py").write_text("WIDTH = 6\n")
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\nfrom helper import WIDTH\n"
+        "class Two(nn.Module):\n"
+        "    def __init__(self, out=2):\n        super().__init__()\n        self.linear = nn.Linear(WIDTH, out)\n"
+        "    def forward(self, x, y):\n        return self.linear(x * y)\n"
+        "def build(out=2):\n    return Two(out), (torch.randn(4, WIDTH), torch.randn(4, WIDTH))\n"
+        "def breaks():\n    raise KeyError('why')\n"
+        "ready = nn.Linear(3, 3)\n"
+    )
+    found = catalog.resolve(f"{tmp_path / 'net.py'}:build(out=5)")
+    assert isinstance(found.build(), nn.Module)
+    assert found.build() is not found.build()
+    assert len(found.inputs) == 2
+    assert cnnprof.analyze(f"{tmp_path / 'net.py'}:build(out=5)").macs == 4 * 6 * 5
+    with pytest.raises(UsageError, match="building it raised KeyError: 'why'"):
+        catalog.resolve(f"{tmp_path / 'net.py'}:breaks")
+    with pytest.raises(UsageError, match="does not say what it is fed; give --input-size"):
+        cnnprof.analyze(f"{tmp_path / 'net.py'}:ready")
+    monkeypatch.chdir(tmp_path)
+    assert cnnprof.analyze("net:build").params == 14
+
+
+def test_a_file_that_raises_on_import(tmp_path):
+    (tmp_path / "bad.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(UsageError, match="importing .*bad.py raised ModuleNotFoundError"):
+        catalog.resolve(f"{tmp_path / 'bad.py'}:Net")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(UsageError, match="raised SystemExit"):
+        catalog.resolve(f"{tmp_path / 'leaves.py'}:Net")
+
+
+def test_each_build_is_new_and_real():
+    found = catalog.resolve("cnn")
+    first, second = found.build(), found.build()
+    assert first is not second
+    assert next(first.parameters()).device.type == "cpu"
+    assert next(found.module.parameters()).is_meta
+
+
+def test_regnet_is_built_though_it_cannot_be_on_meta():
+    assert cnnprof.analyze("regnet_x_400mf").params == 5_495_976
+
+
+def test_a_vision_transformer_takes_its_own_size():
+    assert cnnprof.analyze("vit_b_16").input_size == (3, 224, 224)
+
+
+def test_without_torchvision_only_its_names_fail(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # what import then raises ImportError for
+    with pytest.raises(UsageError, match="torchvision does not import beside torch"):
+        catalog.resolve("resnet18")
+    assert cnnprof.analyze("regular").params == 1_180_160
+
+
+def test_timm_names():
+    pytest.importorskip("timm")
+    found = catalog.resolve("timm:resnet10t")
+    assert found.resolved == "timm:resnet10t"
+    assert catalog.resolve("resnet10t").resolved == "timm:resnet10t"  # no such name in torchvision
+    assert catalog.resolve("resnet18").resolved == "torchvision:resnet18"
+    assert found.input_size == (3, 176, 176)
+
+
+def test_building_leaves_the_global_generator_alone_when_analyzing():
+    state = torch.get_rng_state().clone()
+    cnnprof.analyze("regnet_x_400mf")
+    cnnprof.analyze("resnet18")
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,265 @@
+"""Counts against hand-worked numbers, published metadata and laws; the caller's module stays as it is."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torchvision import models
+
+import cnnprof
+from cnnprof import UsageError
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "macs"),
+    [
+        # 2 x (3·3·256·256 + 256) and 2 x 3·3·256·256·56·56
+        ("regular", 1_180_160, 3_699_376_128),
+        # (256·64 + 64) + (3·3·64·64 + 64) + (64·256 + 256) and (16,384 + 36,864 + 16,384)·56·56
+        ("bottleneck", 70_016, 218_365_952),
+        ("regular(skip=False)", 1_180_160, 3_699_376_128),
+        ("bottleneck(skip=False)", 70_016, 218_365_952),
+    ],
+)
+def test_the_two_blocks(model, params, macs):
+    analysis = cnnprof.analyze(model)
+    assert (analysis.params, analysis.macs, analysis.flops) == (params, macs, 2 * macs)
+    assert analysis.coverage == 1.0
+    assert analysis.uncounted == ()
+    assert analysis.rung == "meta"
+
+
+@pytest.mark.parametrize(("model", "weights"), [("regular", 1_179_648), ("bottleneck", 69_632)])
+def test_the_two_blocks_without_biases(model, weights):
+    biases = sum(layer.output_shape[1] for layer in cnnprof.analyze(model).layers if layer.kind == "Conv2d")
+    assert cnnprof.analyze(model).params - biases == weights
+
+
+TEN = [
+    "alexnet", "vgg16", "resnet18", "resnet50", "resnext50_32x4d", "densenet121", "mobilenet_v3_large",
+    "efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "vit_b_16", "shufflenet_v2_x1_0", "inception_v3", "swin_t",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEN)
+def test_torchvision_networks_equal_their_published_figures(name):
+    published = models.get_model_weights(name).DEFAULT.meta
+    analysis = cnnprof.analyze(name)
+    assert analysis.params == published["num_params"]
+    assert round(analysis.macs / 1e9, 3) == published["_ops"]
+    assert analysis.uncounted == ()
+
+
+def test_rows_add_up_to_the_totals():
+    analysis = cnnprof.analyze("resnet18", batch_size=2)
+    for name in ("params", "macs", "activations", "read_bytes", "written_bytes"):
+        assert sum(getattr(layer, name) for layer in analysis.layers) == getattr(analysis.totals, name)
+    assert analysis.totals.param_bytes == 4 * analysis.params
+
+
+class SharedConv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.second = self.first
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class FunctionalConv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 3, 3, 3))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, padding=1)
+
+
+class DotForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.c.forward(x)
+
+
+class NeverCalled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))
+
+    def forward(self, x):
+        return {"y": self.used(x)}
+
+
+class Attention(nn.Module):
+    def forward(self, q):
+        return F.scaled_dot_product_attention(q, q, q)
+
+
+class Filter(nn.Module):
+    def forward(self, x):
+        return torch.fft.rfft2(x).real
+
+
+class DataDependent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.linear(x) if x.sum().item() < 1e9 else x
+
+
+CASES = [
+    (nn.Conv2d(3, 8, 3, padding=1, bias=False), (1, 3, 16, 16), 55_296),
+    (nn.Conv2d(3, 8, 3, padding=1), (4, 3, 16, 16), 221_184),
+    (nn.Conv2d(8, 8, 3, padding=1, groups=8), (1, 8, 8, 8), 4_608),
+    (nn.ConvTranspose2d(8, 8, 3, stride=2), (1, 8, 8, 8), 36_864),
+    (nn.ConvTranspose2d(8, 8, 3, stride=2, groups=4), (1, 8, 8, 8), 9_216),
+    (nn.Conv2d(3, 8, 4, padding="same"), (1, 3, 16, 16), 98_304),
+    (nn.Linear(16, 32), (1, 10, 16), 5_120),
+    (FunctionalConv(), (1, 3, 16, 16), 55_296),
+    (DotForward(), (1, 3, 16, 16), 55_296),
+    (SharedConv(), (1, 8, 8, 8), 73_728),
+    (Attention(), (1, 4, 16, 8), 16_384),
+    (nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), (1, 16, 32), 147_456),
+    (nn.LSTM(16, 32, batch_first=True, bias=False), (1, 10, 16), 61_440),
+    (NeverCalled(), (1, 4), 16),
+    (nn.BatchNorm2d(3), (1, 3, 16, 16), 0),
+    (nn.ReLU(), (1, 3, 16, 16), 0),
+]
+
+
+@pytest.mark.parametrize(("module", "shape", "macs"), CASES, ids=[type(case[0]).__name__ for case in CASES])
+def test_hand_worked_cases(module, shape, macs):
+    analysis = cnnprof.analyze(module, inputs=torch.randn(shape))
+    assert analysis.macs == macs
+    assert analysis.uncounted == ()
+    assert analysis.rung == "meta"
+
+
+def test_a_shared_module_counts_once_and_shows_its_calls():
+    analysis = cnnprof.analyze(SharedConv(), (8, 8, 8))
+    (row,) = [layer for layer in analysis.layers if layer.macs]
+    assert (row.path, row.calls, row.params) == ("first", 2, 8 * 8 * 9 + 8)
+
+
+def test_modules_that_were_never_reached_are_named():
+    assert cnnprof.analyze(NeverCalled(), (4,)).uncalled == ("unused",)
+    assert cnnprof.analyze("googlenet").uncalled == ("aux1", "aux2")
+
+
+def test_an_operator_without_a_formula_is_uncounted():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filter = Filter()
+
+        def forward(self, x):
+            return self.filter(self.filter(x))
+
+    analysis = cnnprof.analyze(Net(), (1, 8, 8), inputs=torch.randn(1, 1, 8, 8))
+    (entry,) = analysis.uncounted
+    assert (entry.path, entry.calls) == ("filter", 2)
+    assert "fft" in entry.operator
+    assert analysis.coverage < 1
+    assert "1 operator not counted" in str(analysis)
+
+
+def test_what_does_not_run_on_shapes_is_run_on_the_cpu():
+    analysis = cnnprof.analyze(DataDependent(), (4,))
+    assert (analysis.macs, analysis.rung) == (16, "cpu")
+
+
+def test_a_refused_input_names_the_layer_and_its_shape():
+    with pytest.raises(UsageError, match=r"layer '0' \(Conv2d\) refused its input 1x4x8x8: "):
+        cnnprof.analyze(nn.Sequential(nn.Conv2d(3, 8, 3)), (4, 8, 8))
+    with pytest.raises(UsageError, match=r"'features.2' \(MaxPool2d\) refused its input 1x64x1x1"):
+        cnnprof.analyze("alexnet", (3, 8, 8))
+
+
+def state_of(module):
+    return {
+        "tensors": {name: (id(value), value._version, value.clone()) for name, value in module.state_dict().items()},
+        "training": {name: part.training for name, part in module.named_modules()},
+        "dicts": {name: dict(part.__dict__) for name, part in module.named_modules()},
+        "hooks": [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules()],
+        "random": torch.get_rng_state().clone(),
+    }
+
+
+@pytest.mark.parametrize("module", [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()), DataDependent()])
+def test_nothing_of_the_callers_is_changed(module):
+    module.train()
+    before = state_of(module)
+    inputs = torch.randn(2, 3, 8, 8) if isinstance(module, nn.Sequential) else torch.randn(2, 4)
+    wrong = torch.randn(2, 7, 8, 9)
+    before["random"] = torch.get_rng_state().clone()
+    first, second = (cnnprof.analyze(module, inputs=inputs) for _ in range(2))
+    with pytest.raises(UsageError):
+        cnnprof.analyze(module, inputs=wrong)
+    after = state_of(module)
+    assert first == second
+    assert torch.equal(before.pop("random"), after.pop("random"))
+    for key in ("training", "hooks"):
+        assert before[key] == after[key]
+    assert before["dicts"].keys() == after["dicts"].keys()
+    for name, held in before["dicts"].items():
+        assert held.keys() == after["dicts"][name].keys()
+    for name, (_, version, value) in before["tensors"].items():
+        assert after["tensors"][name][1] == version
+        assert torch.equal(after["tensors"][name][2], value)
+
+
+def test_keyword_and_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x, other, *, mask):
+            return self.linear(x + other) * mask
+
+    inputs = (torch.randn(3, 4), torch.randn(3, 4), {"mask": torch.ones(3, 2)})
+    analysis = cnnprof.analyze(Two(), inputs=inputs)
+    assert (analysis.macs, analysis.batch_size) == (24, 3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    kernel=st.integers(1, 4), stride=st.integers(1, 3), dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]),
+    space=st.sampled_from([1, 2]), transposed=st.booleans(),
+)  # fmt: skip
+def test_macs_of_an_unpadded_layer_are_the_nonzeros_of_its_jacobian(kernel, stride, dilation, groups, space, transposed):
+    kinds = {(1, False): nn.Conv1d, (2, False): nn.Conv2d, (1, True): nn.ConvTranspose1d, (2, True): nn.ConvTranspose2d}
+    layer = kinds[space, transposed](2, 4, kernel, stride=stride, dilation=dilation, groups=groups)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)  # products of positive weights cannot cancel
+    image = torch.rand(1, 2, *(9,) * space)
+    jacobian = torch.func.jacrev(layer)(image)
+    nonzeros = int(torch.count_nonzero(jacobian))
+    # Where taps of a transposed convolution overlap they share a pair of elements only if they are the same tap.
+    assert cnnprof.analyze(layer, inputs=image).macs == nonzeros
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_macs_are_linear_in_the_batch(batch):
+    assert cnnprof.analyze("cnn", batch_size=batch).macs == batch * cnnprof.analyze("cnn").macs
+
+
+def test_a_module_on_meta_is_counted_as_it_is():
+    with torch.device("meta"):
+        module = nn.Conv2d(3, 8, 3, padding=1)
+    assert cnnprof.analyze(module, (3, 16, 16)).macs == 55_296
+
+
+def test_a_copy_counts_the_same():
+    module = models.mobilenet_v2(weights=None)
+    assert cnnprof.analyze(module, (3, 64, 64)).layers == cnnprof.analyze(copy.deepcopy(module), (3, 64, 64)).layers
