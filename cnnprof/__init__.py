@@ -1,0 +1,20 @@
+"""cnnprof: what a PyTorch network costs, in parameters, multiply-accumulates, time and memory, and how two compare.
+
+A model is analyzed on shapes alone and measured against a clock; both make a profile, which is saved; profiles are
+compared with a baseline; a comparison is reported. The rooms, in the order in which data passes through them:
+
+    models        a name, a file or an import path to a network; the builders of the catalog
+    analysis      what shapes alone tell: parameters, MACs, activations, bytes by layer; what a block can combine
+    measurement   what only a run can tell: times in sessions, memory, where the time goes
+    comparison    ratios, verdicts, doubts
+    reporting     tables, figures, Markdown, HTML
+    profiling     the sentence that calls them all
+    cli           arguments, screen, exit codes
+
+Below them lie records (the nouns), units, statistics, store (JSON), machine, inputs and errors. Public names load when
+they are first used, so that `cnnprof --help` need not wait for torch.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

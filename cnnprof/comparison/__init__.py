@@ -1,0 +1,1 @@
+"""Candidates against a baseline: ratios, verdicts and doubts. No torch."""

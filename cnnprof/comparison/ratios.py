@@ -1,0 +1,57 @@
+"""Candidate against baseline: exact ratios, and ratios of times with their interval and verdict. No torch."""
+
+from cnnprof import statistics
+from cnnprof.records import Candidate, Contrast, Latency, Memory, Ratio, TimeRatio
+
+
+def contrast(baseline: Candidate, candidate: Candidate, margin: float = statistics.MARGIN) -> Contrast:
+    """Put one candidate against the baseline. Counts are taken per image."""
+    return Contrast(
+        name=candidate.name,
+        latency=time_ratio(baseline.latency.inference, candidate.latency.inference, margin),
+        training_latency=time_ratio(baseline.latency.training, candidate.latency.training, margin),
+        params=ratio(_params(baseline), _params(candidate)),
+        macs=ratio(_macs_per_image(baseline), _macs_per_image(candidate)),
+        peak_bytes=ratio(_peak(baseline.memory.inference), _peak(candidate.memory.inference)),
+        training_peak_bytes=ratio(_peak(baseline.memory.training), _peak(candidate.memory.training)),
+    )
+
+
+def _params(candidate: Candidate) -> int | None:
+    return candidate.analysis.params if candidate.analysis else None
+
+
+def _macs_per_image(candidate: Candidate) -> float | None:
+    return candidate.analysis.macs / candidate.analysis.batch_size if candidate.analysis else None
+
+
+def _peak(memory: Memory | None) -> int | None:
+    return memory.peak_bytes if memory else None
+
+
+def ratio(baseline: float | None, candidate: float | None) -> Ratio:
+    """Candidate / baseline; unknown where either is, or where the baseline is 0 and the candidate is not."""
+    if baseline is None or candidate is None:
+        return Ratio(None)
+    if not baseline:
+        return Ratio(None if candidate else 1.0)
+    return Ratio(candidate / baseline)
+
+
+def time_ratio(baseline: Latency | None, candidate: Latency | None, margin: float) -> TimeRatio | None:
+    """Ratio of the medians session by session, over the sessions in which both got their processors.
+
+    None where either was not measured. With fewer than three such sessions there is no verdict, and no ratio either
+    where starved sessions are the reason: then both wait for the same neighbour, and any ratio would be near 1.
+    """
+    if baseline is None or candidate is None:
+        return None
+    together = range(min(len(baseline.sessions), len(candidate.sessions)))
+    fair = [index for index in together if not baseline.starved(index) and not candidate.starved(index)]
+    ratios = [candidate.session_median_s(index) / baseline.session_median_s(index) for index in fair]
+    few = len(fair) < statistics.MIN_SESSIONS
+    if not ratios or (few and len(fair) < len(together)):
+        return TimeRatio(ratio=None, ci95=None, verdict="inconclusive", sessions=len(fair))
+    bounds = statistics.interval(ratios)
+    verdict = "inconclusive" if few else statistics.verdict(bounds, margin)
+    return TimeRatio(statistics.center(ratios), bounds, verdict, len(fair))

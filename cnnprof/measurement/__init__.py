@@ -1,0 +1,1 @@
+"""What only a run can tell: times, memory, and where they go."""

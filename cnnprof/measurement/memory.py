@@ -1,0 +1,32 @@
+"""The allocator's level of one call: the largest sum of live tensor bytes, from the allocator's own events."""
+
+from collections.abc import Iterable
+from itertools import accumulate
+
+import torch
+
+from cnnprof.measurement.steps import Step
+from cnnprof.records import Memory
+
+
+def standing_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Sum the storages of tensors, each storage once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def peak(before_bytes: int, events: Iterable[int]) -> Memory:
+    """Follow allocations (positive bytes) and releases (negative) from what stood before them."""
+    return Memory(peak_bytes=before_bytes + max(accumulate(events, initial=0)), before_bytes=before_bytes)
+
+
+def cuda_peak(step: Step, device: str) -> Memory:
+    """Ask the CUDA allocator for the peak of one call; other tensors of the process on that device are taken off."""
+    step.release()
+    before = standing_bytes(step.standing())
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    others = torch.cuda.memory_allocated(device) - before
+    step.run()
+    torch.cuda.synchronize(device)
+    return Memory(peak_bytes=torch.cuda.max_memory_allocated(device) - others, before_bytes=before)

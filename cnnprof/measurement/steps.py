@@ -1,0 +1,116 @@
+"""The calls that are measured: a forward pass, and a training step. Times and counts nothing."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.records import Mode, Settings
+
+Loss = Callable[[Any], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call to measure, and the tensors that stand before it."""
+
+    run: Callable[[], object]
+    module: nn.Module
+    standing: Callable[[], Iterator[torch.Tensor]]
+    release: Callable[[], None]
+    """Let go of what the last call left behind: gradients."""
+
+
+def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, loss: Loss | None = None) -> Step:
+    """Move a new network and its inputs to where they are measured, and make the call.
+
+    `module` is trained on and kept: give one that nobody else holds.
+    """
+    dtype = getattr(torch, settings.dtype)
+    module = module.to(settings.device, dtype)
+    inputs = inputs.to(settings.device, dtype)
+    if settings.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+        inputs = inputs.channels_last()
+    called: Callable[..., Any] = torch.compile(module) if settings.compile else module
+    make = _forward if mode == "inference" else _training_step
+    return make(module, called, inputs, settings, loss)
+
+
+def _autocast(settings: Settings) -> Callable[[], AbstractContextManager[Any]]:
+    if not settings.amp:
+        return nullcontext
+    device_type = torch.device(settings.device).type
+    return lambda: torch.autocast(device_type, torch.bfloat16)
+
+
+def _forward(
+    module: nn.Module, called: Callable[..., Any], inputs: Inputs, settings: Settings, loss: Loss | None
+) -> Step:
+    module.eval()
+    autocast = _autocast(settings)
+
+    def forward() -> Any:
+        with torch.inference_mode(), autocast():
+            return called(*inputs.args, **inputs.kwargs)
+
+    def standing() -> Iterator[torch.Tensor]:
+        return chain(module.parameters(), module.buffers(), tensors_in((inputs.args, dict(inputs.kwargs))))
+
+    return Step(forward, module, standing, lambda: None)
+
+
+def _training_step(
+    module: nn.Module, called: Callable[..., Any], inputs: Inputs, settings: Settings, loss: Loss | None
+) -> Step:
+    module.train()
+    autocast = _autocast(settings)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # A step of 0.001 keeps values where they are: what grows or dies over the calls would change their time.
+    optimizer = torch.optim.SGD(trained, lr=0.001)
+    criterion = loss or DefaultLoss(settings.seed)
+
+    def training_step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast():  # the output is no name here, so that backward can release it
+            value = criterion(called(*inputs.args, **inputs.kwargs))
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def standing() -> Iterator[torch.Tensor]:
+        fed = tensors_in((inputs.args, dict(inputs.kwargs)))
+        labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
+        return chain(module.parameters(), module.buffers(), fed, tensors_in(dict(optimizer.state)), labels)
+
+    return Step(training_step, module, standing, lambda: optimizer.zero_grad(set_to_none=True))
+
+
+class DefaultLoss:
+    """Cross-entropy with random labels for an output (N, C), else the sum of the output tensors' means.
+
+    The loss decides how much of a block's training memory is the loss's own, so it is fixed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self.labels: tuple[torch.Tensor, ...] = ()
+
+    def __call__(self, output: Any) -> torch.Tensor:
+        """Reduce an output of any structure to one number."""
+        if isinstance(output, torch.Tensor) and output.ndim == 2:
+            return F.cross_entropy(output.float(), self._labels_for(output))
+        means = [tensor.float().mean() for tensor in tensors_in(output) if tensor.is_floating_point()]
+        return torch.stack(means).sum() if len(means) > 1 else means[0]
+
+    def _labels_for(self, output: torch.Tensor) -> torch.Tensor:
+        if not self.labels:
+            batch, classes = output.shape
+            drawn = torch.randint(classes, (batch,), generator=self._generator)
+            self.labels = (drawn.to(output.device),)
+        return self.labels[0]

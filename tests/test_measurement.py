@@ -1,0 +1,169 @@
+"""Memory and time by layer from planted events, and from real steps."""
+
+import pytest
+import torch
+from torch import nn
+
+from cnnprof.inputs import Inputs
+from cnnprof.measurement import memory, operators, steps
+from cnnprof.measurement.operators import Event
+from cnnprof.records import Settings
+
+
+def test_peak_of_planted_allocations():
+    found = memory.peak(1000, [300, 200, -300, 400, -200, -400])
+    assert (found.peak_bytes, found.before_bytes) == (1600, 1000)
+    assert memory.peak(1000, []).peak_bytes == 1000
+    assert memory.peak(1000, [-300, 200]).peak_bytes == 1000
+
+
+def test_standing_bytes_count_a_storage_once():
+    tensor = torch.zeros(10)
+    assert memory.standing_bytes([tensor, tensor[2:], tensor.view(2, 5), torch.zeros(3)]) == 52
+
+
+def test_time_by_layer_of_planted_events():
+    events = [
+        Event("cnnprof.module:", 0, 1000, is_operator=False),
+        Event("cnnprof.module:a", 100, 500, is_operator=False),
+        Event("aten::conv2d", 150, 450, sequence=7),
+        Event("aten::convolution", 160, 440, sequence=7),
+        Event("aten::add", 600, 700, sequence=8),
+        Event("aten::mean", 1100, 1150, sequence=9),
+        Event("autograd::engine::evaluate_function: MeanBackward0", 1200, 1300, sequence=9, is_operator=False),
+        Event("aten::div", 1210, 1230),
+        Event("autograd::engine::evaluate_function: ConvolutionBackward0", 1300, 2000, sequence=7, is_operator=False),
+        Event("aten::convolution_backward", 1350, 1950),
+        Event("Optimizer.step#SGD.step", 2000, 2100, is_operator=False),
+        Event("aten::add_", 2010, 2050),
+    ]
+    rows = {row.path: row for row in operators.by_layer(events, {"": "Net", "a": "Conv2d"}, training=True)}
+    assert (rows["a"].forward_s, rows["a"].backward_s) == (pytest.approx(300e-9), pytest.approx(600e-9))
+    assert (rows[""].forward_s, rows[""].backward_s) == (pytest.approx(100e-9), 0)
+    assert (rows["(loss)"].forward_s, rows["(loss)"].backward_s) == (pytest.approx(50e-9), pytest.approx(20e-9))
+    assert rows["(optimizer)"].forward_s == pytest.approx(40e-9)
+
+
+def step(module, shape, mode, **options):
+    return steps.prepare(module, Inputs((torch.randn(shape),)), mode, Settings(**options))
+
+
+def test_memory_of_a_real_forward_pass():
+    # ReLU of 1 MiB: the input stands before, the output comes with it
+    found = step(nn.ReLU(), (1, 256, 1024), "inference")
+    found.run()
+    before = memory.standing_bytes(found.standing())
+    assert before == 2**20
+    assert memory.peak(before, operators.profiled(found).allocations).peak_bytes == 2 * 2**20
+
+
+def test_memory_of_a_real_training_step():
+    # weight, input, labels before; then the output 4 KiB, its gradient, the weight's gradient
+    module = nn.Linear(1024, 256, bias=False)
+    found = step(module, (4, 1024), "training")
+    found.run()
+    found.release()
+    before = memory.standing_bytes(found.standing())
+    assert before == 4 * (1024 * 256 + 4 * 1024) + 8 * 4
+    peak = memory.peak(before, operators.profiled(found).allocations).peak_bytes
+    assert peak >= before + 4 * 1024 * 256
+    assert peak < before + 1.1 * 4 * 1024 * 256
+
+
+def test_a_training_step_trains():
+    module = nn.Linear(4, 3)
+    before = module.weight.detach().clone()
+    step(module, (5, 4), "training").run()
+    assert not torch.equal(module.weight, before)
+
+
+def test_a_forward_pass_makes_no_gradient_and_does_not_train():
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    found = step(module, (5, 4), "inference")
+    assert not found.run().requires_grad
+    assert int(module[1].num_batches_tracked) == 0
+
+
+def test_the_output_is_released_before_backward():
+    import weakref
+
+    seen = []
+
+    class Last(nn.Module):
+        def forward(self, x):
+            out = x * 2
+            seen.append(weakref.ref(out))
+            return out
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            seen.append(seen[0]() is None)
+            return gradient
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.last = nn.Linear(4, 4), Last()
+
+        def forward(self, x):
+            return self.last(Probe.apply(self.linear(x)))[None]
+
+    step(Net(), (2, 4), "training").run()
+    assert seen[1] is True
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (torch.full((2, 3, 4), 2.0), 2.0),
+        ({"a": torch.full((2, 3, 4), 2.0), "b": (torch.full((1,), 3.0),)}, 5.0),
+        (torch.zeros(8, 10), 2.302585),
+    ],
+)
+def test_the_fixed_loss(output, expected):
+    assert float(steps.DefaultLoss(0)(output)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"amp": True}, {"channels_last": True}, {"dtype": "float64"}])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_settings_of_a_step(options, mode):
+    found = step(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (2, 3, 8, 8), mode, **options)
+    found.run()
+    dtype = options.get("dtype", "float32")
+    assert next(found.module.parameters()).dtype == getattr(torch, dtype)
+    if "channels_last" in options:
+        assert found.module[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_time_by_layer_names_the_layer_that_takes_it():
+    class Slow(nn.Module):
+        def forward(self, x):
+            for _ in range(50):
+                x = x + torch.randn(64, 64).softmax(0).sum()
+            return x
+
+    net = nn.Sequential(nn.Linear(8, 8), Slow(), nn.Linear(8, 4))
+    found = step(net, (4, 8), "training")
+    found.run()
+    kinds = {path: type(part).__name__ for path, part in net.named_modules()}
+    rows = {row.path: row for row in operators.by_layer(operators.profiled(found).events, kinds, training=True)}
+    assert rows["1"].forward_s > 5 * max(rows["0"].forward_s, rows["2"].forward_s)
+    assert all(row.backward_s is not None and row.backward_s >= 0 for row in rows.values())
+    assert rows["2"].backward_s > 0
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_times_and_memory():
+    import cnnprof
+
+    run = cnnprof.compare(["regular", "bottleneck"], device="cuda", time_s=4)
+    assert run.comparisons[0].latency.ratio < 1
+    for profile in run.profiles:
+        assert profile.memory.training.peak_bytes > profile.memory.inference.peak_bytes > profile.memory.inference.before_bytes
