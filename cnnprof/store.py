@@ -127,16 +127,17 @@ def _build(kind: Any, value: Any) -> Any:
         return tuple(_build(item, part) for item, part in zip(items, value, strict=True))
     cls = origin or kind
     if isinstance(cls, type) and dataclasses.is_dataclass(cls):
-        parameter = dict(zip(getattr(cls, "__parameters__", []), arguments, strict=False))
+        parameters: tuple[Any, ...] = vars(cls).get("__parameters__", ())
+        given = dict(zip(parameters, arguments, strict=True)) if arguments else {}
         hints = _hints(cls)
         names = [field.name for field in dataclasses.fields(cls) if field.name in value]
-        return cls(**{name: _build(_filled_in(hints[name], parameter), value[name]) for name in names})
+        return cls(**{name: _build(_filled_in(hints[name], given), value[name]) for name in names})
     return value
 
 
-def _filled_in(hint: Any, parameter: dict[Any, Any]) -> Any:
-    """Put the argument of a generic record into the annotation of its field."""
-    return hint[tuple(parameter.values())] if parameter and getattr(hint, "__parameters__", ()) else hint
+def _filled_in(hint: Any, given: dict[Any, Any]) -> Any:
+    """Put the argument of a generic record into the annotation of its field: T | None, where there is one parameter."""
+    return hint[tuple(given.values())] if given else hint
 
 
 def _alternative(arguments: tuple[Any, ...], value: Any) -> Any:

@@ -93,7 +93,7 @@ def test_a_file(tmp_path, monkeypatch):
 
 def test_a_file_that_raises_on_import(tmp_path):
     (tmp_path / "bad.py").write_text("import nothing_of_that_name\n")
-    with pytest.raises(UsageError, match="importing .*bad.py raised ModuleNotFoundError"):
+    with pytest.raises(UsageError, match=r"importing .*bad\.py raised ModuleNotFoundError"):
         catalog.resolve(f"{tmp_path / 'bad.py'}:Net")
     (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(UsageError, match="raised SystemExit"):

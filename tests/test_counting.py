@@ -195,7 +195,10 @@ def state_of(module):
     }
 
 
-@pytest.mark.parametrize("module", [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()), DataDependent()])
+SEVERAL = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+
+
+@pytest.mark.parametrize("module", [SEVERAL, DataDependent()])
 def test_nothing_of_the_callers_is_changed(module):
     module.train()
     before = state_of(module)
@@ -237,7 +240,9 @@ def test_keyword_and_several_inputs():
     kernel=st.integers(1, 4), stride=st.integers(1, 3), dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]),
     space=st.sampled_from([1, 2]), transposed=st.booleans(),
 )  # fmt: skip
-def test_macs_of_an_unpadded_layer_are_the_nonzeros_of_its_jacobian(kernel, stride, dilation, groups, space, transposed):
+def test_macs_are_the_nonzeros_of_the_jacobian_of_an_unpadded_layer(
+    kernel, stride, dilation, groups, space, transposed
+):
     kinds = {(1, False): nn.Conv1d, (2, False): nn.Conv2d, (1, True): nn.ConvTranspose1d, (2, True): nn.ConvTranspose2d}
     layer = kinds[space, transposed](2, 4, kernel, stride=stride, dilation=dilation, groups=groups)
     with torch.no_grad():
@@ -245,7 +250,6 @@ def test_macs_of_an_unpadded_layer_are_the_nonzeros_of_its_jacobian(kernel, stri
     image = torch.rand(1, 2, *(9,) * space)
     jacobian = torch.func.jacrev(layer)(image)
     nonzeros = int(torch.count_nonzero(jacobian))
-    # Where taps of a transposed convolution overlap they share a pair of elements only if they are the same tap.
     assert cnnprof.analyze(layer, inputs=image).macs == nonzeros
 
 

@@ -129,7 +129,9 @@ def test_the_fixed_loss(output, expected):
     assert float(steps.DefaultLoss(0)(output)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"amp": True}, {"channels_last": True}, {"dtype": "float64"}])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bfloat16"}, {"dtype": "float64"}, {"amp": True}, {"channels_last": True}]
+)
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_settings_of_a_step(options, mode):
     found = step(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (2, 3, 8, 8), mode, **options)
@@ -166,4 +168,5 @@ def test_cuda_times_and_memory():
     run = cnnprof.compare(["regular", "bottleneck"], device="cuda", time_s=4)
     assert run.comparisons[0].latency.ratio < 1
     for profile in run.profiles:
-        assert profile.memory.training.peak_bytes > profile.memory.inference.peak_bytes > profile.memory.inference.before_bytes
+        inference, training = profile.memory.inference, profile.memory.training
+        assert training.peak_bytes > inference.peak_bytes > inference.before_bytes

@@ -53,7 +53,9 @@ def profiled(step: Step) -> Pass:
     from torch.profiler import ProfilerActivity, profile
 
     step.release()
-    with _named_ranges(step.module), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    # acc_events: older releases of torch warn where it is not given.
+    watching = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+    with _named_ranges(step.module), watching as profiler:
         started = time.perf_counter()
         step.run()
         wall_s = time.perf_counter() - started

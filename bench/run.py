@@ -1,0 +1,72 @@
+"""Whole commands, timed as a user meets them, each beside its floor; writes the table of bench/README.md.
+
+Commands of a pair run in turn, A B A B, after one warm-up of each; the ratio is taken pair by pair.
+"""
+
+import datetime
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cnnprof import machine, units
+
+HERE = Path(__file__).parent
+PYTHON = sys.executable
+CNNPROF = str(Path(PYTHON).with_name("cnnprof"))
+
+PAIRS = {
+    "cnnprof --help": ([CNNPROF, "--help"], [PYTHON, "-c", "pass"], 9),
+    "cnnprof models": ([CNNPROF, "models"], [PYTHON, "-c", "pass"], 9),
+    "cnnprof analyze resnet50": ([CNNPROF, "analyze", "resnet50"], [PYTHON, "-c", "import torch, torchvision"], 9),
+    "cnnprof compare regular bottleneck": (
+        [CNNPROF, "compare", "regular", "bottleneck"],
+        [PYTHON, "-c", "import torch"],
+        3,
+    ),
+}
+FLOORS = {"pass": "python -c pass", "import torch": "import torch", "import torch, torchvision": "the two imports"}
+
+
+def seconds(command: list[str], folder: str) -> float:
+    """Wall time of one run."""
+    started = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def row(name: str, command: list[str], floor: list[str], runs: int) -> str:
+    """One line of the table: median and range of both, and of their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [(seconds(command, folder), seconds(floor, folder)) for _ in range(runs + 1)][1:]
+    own, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratios = [a / b for a, b in pairs]
+    print(f"{name}: {own:.2f} s, floor {bare:.2f} s", flush=True)
+    spread = f"{min(a for a, _ in pairs):.2f} to {max(a for a, _ in pairs):.2f}"
+    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"| `{name}` | {own:.2f} | {spread} | `{FLOORS[floor[-1]]}` {bare:.2f} | {ratio} | {runs} |"
+
+
+def main() -> None:
+    """Time every pair and write the table."""
+    here = machine.describe()
+    rows = [row(name, *pair) for name, pair in PAIRS.items()]
+    table = "\n".join(
+        [
+            "| command | median, s | range, s | floor, s | ratio, median (range) | runs |",
+            "|---|---:|---:|---|---:|---:|",
+            *rows,
+        ]
+    )
+    text = (
+        "# Figures\n\nWritten by `make bench`; wall time of whole processes, each in turn with its floor.\n\n"
+        f"{table}\n\n{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
+        f"torch {here.torch}, {datetime.datetime.now(datetime.UTC).date()}.\n"
+    )
+    (HERE / "README.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,528 @@
+"""The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
+
+Exit codes: 0 it finished; 1 a failed check (--strict); 2 wrong usage or unusable input; 130 Ctrl-C. torch is imported
+by the commands that need it, when they run.
+"""
+
+import contextlib
+import fnmatch
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cnnprof._version import __version__
+from cnnprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnprof.profiling import Listener
+    from cnnprof.records import Record, Run
+
+STARTED = time.perf_counter()
+REPORTS = Path("reports")
+
+app = typer.Typer(
+    name="cnnprof",
+    help="What a PyTorch network costs, and how two compare. MODEL is a catalog, torchvision or timm name, "
+    "package.module:callable or file.py:callable, with arguments if need be: 'bottleneck(channels=512)'.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+"""What Typer raises for wrong usage; it lives in click, or in the copy of click that newer releases of Typer carry."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        code = _complain(str(error), 2)
+    except ClickError as error:
+        code = _complain(f"{error.format_message()}; see cnnprof --help", 2)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        code = _complain("interrupted", 130)
+    except BrokenPipeError:  # whoever read our output has gone; nothing is left to say, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"cnnprof: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"cnnprof {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# Options that several commands share ---------------------------------------------------------------------------------
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model; see cnnprof models.")]
+InputSize = Annotated[
+    str | None, typer.Option("--input-size", metavar="CxHxW", help="3x224x224 or 224, without the batch.")
+]
+Batch = Annotated[int, typer.Option("-b", "--batch-size", help="Images in a batch.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+ModeOption = Annotated[str | None, typer.Option("--mode", help="inference or training; both by default.")]
+Dtype = Annotated[str, typer.Option("--dtype", "--precision", help="float32, bfloat16, float16 or float64.")]
+Amp = Annotated[bool, typer.Option("--amp", help="Autocast to bfloat16.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Lay images and weights out with channels last.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; torch's own number by default.")]
+Seconds = Annotated[
+    float | None, typer.Option("--time", help="Seconds of measuring: 10, and 5 a model beyond two, by default.")
+]
+Ci = Annotated[str, typer.Option("--ci", help="Stop early when every interval's half-width is below this.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of weights, inputs and the order of bursts.")]
+Allocator = Annotated[
+    Literal["kept", "system"], typer.Option("--allocator", help="system times what a plain program pays.")
+]
+Loss = Annotated[
+    str | None, typer.Option("--loss", metavar="FILE.py:FN", help="Output to loss, in place of the fixed one.")
+]
+Output = Annotated[
+    list[Path] | None, typer.Option("-o", "--output", metavar="NAME.html|.md|.json|.csv|DIR", help="May be repeated.")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no files.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and no table.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if an operator was not counted.")]
+Depth = Annotated[int, typer.Option("--depth", help="Levels of the tree of layers.")]
+Sort = Annotated[str | None, typer.Option("--sort", help="By params, macs or activations.")]
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL...", help="The first is the baseline.")],
+    input_size: InputSize = None,
+    batch_size: Batch = 8,
+    device: Device = "auto",
+    mode: ModeOption = None,
+    dtype: Dtype = "float32",
+    amp: Amp = False,
+    channels_last: ChannelsLast = False,
+    compile_: Compile = False,
+    threads: Threads = None,
+    time_s: Seconds = None,
+    ci: Ci = "0.5%",
+    seed: Seed = 42,
+    allocator: Allocator = "kept",
+    loss: Loss = None,
+    output: Output = None,
+    no_report: NoReport = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    strict: Strict = False,
+) -> None:
+    """Compare models by parameters, MACs, time and memory: the main job."""
+    if len(models) < 2:
+        raise UsageError(f"compare takes two models or more and was given {models[0]!r} alone; try cnnprof profile")
+    _measure(models, locals())
+
+
+@app.command()
+def profile(
+    model: ModelArgument,
+    input_size: InputSize = None,
+    batch_size: Batch = 8,
+    device: Device = "auto",
+    mode: ModeOption = None,
+    dtype: Dtype = "float32",
+    amp: Amp = False,
+    channels_last: ChannelsLast = False,
+    compile_: Compile = False,
+    threads: Threads = None,
+    time_s: Seconds = None,
+    ci: Ci = "0.5%",
+    seed: Seed = 42,
+    allocator: Allocator = "kept",
+    loss: Loss = None,
+    output: Output = None,
+    no_report: NoReport = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    strict: Strict = False,
+) -> None:
+    """Measure one model: where its parameters, MACs, time and memory go."""
+    _measure([model], locals())
+
+
+@app.command()
+def analyze(
+    model: ModelArgument,
+    input_size: InputSize = None,
+    batch_size: Batch = 1,
+    depth: Depth = 2,
+    sort: Sort = None,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    strict: Strict = False,
+) -> None:
+    """Count parameters, MACs and activations by layer on shapes alone: nothing is run."""
+    from cnnprof.reporting import tree
+
+    tree.check(depth, sort)
+    size = _size(input_size)
+    places = _places(output)
+    with _only_json_on_stdout(as_json) as console:
+        from cnnprof import profiling
+
+        record = profiling.analyze(model, size, batch_size)
+        targets = _targets(places, _slug(model))
+        if not (as_json or quiet):
+            from cnnprof.reporting import terminal
+
+            console.print(terminal.renderable(record, depth, sort))
+    if as_json:
+        _print_json(record)
+    _save(record, targets)
+    if strict and record.uncounted:
+        raise typer.Exit(_complain(f"--strict: {_not_counted(record.model, record)}", 1))
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="Part of a name, or a pattern: 'resnet*'.")] = "",
+) -> None:
+    """List what can be named; timm's names, which are many, only by pattern."""
+    from cnnprof import units
+    from cnnprof.models import zoo
+    from cnnprof.reporting import tables, terminal
+
+    listed = [*zoo.CATALOG, *zoo.torchvision_models().values()]
+    if pattern:
+        wanted = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+        listed += [zoo.Listed(name, "timm") for name in zoo.timm_names()]
+        listed = [entry for entry in listed if fnmatch.fnmatch(entry.name.lower(), wanted.lower())]
+    if not listed:
+        raise UsageError(f"no model's name holds {pattern!r}; cnnprof models lists the catalog and torchvision's")
+    rows = tuple(
+        (entry.name, entry.source, units.integer(entry.params), units.size(entry.input_size)) for entry in listed
+    )
+    columns = ("model", "from", "params", "input size")
+    _console().print(terminal.Fitted(tables.Table("models", columns, rows, frozenset({"model", "from"}))))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="What compare, profile or analyze saved.")],
+    output: Output = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make the Markdown and HTML of saved runs again."""
+    from cnnprof import reporting
+
+    places = _places(output)
+    if len(runs) > 1 and any(place.suffix for place in places):
+        raise UsageError(f"{len(runs)} runs do not fit one file {places[0]}; name a folder with -o")
+    for path in runs:
+        record = reporting.load(path)
+        targets = _targets(places, path.stem) or [path.with_suffix(".md"), path.with_suffix(".html")]
+        targets = [target for target in targets if target.resolve() != path.resolve()]
+        _save(record, targets)
+        if not quiet:
+            _console().print(f"Report  {_said(targets)}", highlight=False, soft_wrap=True)
+
+
+# Measuring -----------------------------------------------------------------------------------------------------------
+
+
+def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
+    """Run compare or profile: check what can be checked first, measure, save, show."""
+    places = [] if options["no_report"] else _places(options["output"]) or [REPORTS]
+    size = _size(options["input_size"])
+    settings: dict[str, Any] = {name: options[name] for name in _SETTINGS} | {
+        "compile": options["compile_"],
+        "ci": _share(options["ci"]),
+        "modes": _modes(options["mode"]),
+    }
+    with _only_json_on_stdout(options["as_json"]) as console:
+        from cnnprof import profiling
+        from cnnprof.models import catalog
+        from cnnprof.reporting import terminal
+
+        loss = catalog.load_callable(options["loss"]) if options["loss"] else None
+        keeper = _Keeper(places)
+        with _screen(options["quiet"] or options["as_json"]) as screen:
+            listener = _both(keeper, screen)
+            arguments = {"input_size": size, "batch_size": options["batch_size"], "loss": loss, "listener": listener}
+            run: Run
+            try:
+                if len(names) > 1:
+                    run = profiling.compare(list(names), **arguments, **settings)
+                else:
+                    run = profiling.profile(names[0], **arguments, **settings)
+            except profiling.Interrupted as interrupted:
+                run = interrupted.run
+        targets = keeper.finish(run)
+        if not (options["quiet"] or options["as_json"]):
+            console.print(terminal.renderable(run))
+            if targets:
+                took = f"{time.perf_counter() - STARTED:.0f} s"
+                console.print(f"Report  {_said(targets)}  {took}", highlight=False, soft_wrap=True)
+    if options["as_json"]:
+        _print_json(run)
+    raise typer.Exit(_code(run, options["strict"]))
+
+
+_SETTINGS = ("device", "dtype", "amp", "channels_last", "threads", "time_s", "seed", "allocator")
+
+
+def _code(run: "Run", strict: bool) -> int:
+    if run.partial:
+        return _complain("interrupted: what was measured is saved, marked partial", 130)
+    failed = [profile for profile in run.profiles if profile.failure]
+    for profile in failed:
+        _complain(f"{profile.name}: its measurement stopped: {profile.failure}; the rest is saved", 2)
+    if failed:
+        return 2
+    uncounted = [profile for profile in run.profiles if profile.analysis and profile.analysis.uncounted]
+    if strict and uncounted:
+        return _complain(f"--strict: {_not_counted(uncounted[0].name, uncounted[0].analysis)}", 1)
+    return 0
+
+
+def _not_counted(name: str, analysis: Any) -> str:
+    from cnnprof.reporting import tables
+
+    return f"{name}: {tables.not_counted(analysis)}"
+
+
+class _Keeper:
+    """Keeps every state of a run on disk, so that a kill loses nothing, until the whole of it is written."""
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        self._places = places
+        self._targets: list[Path] = []
+        self._partial: Path | None = None
+
+    def update(self, run: "Run") -> None:
+        """Check that the results can be written, once, and write what is known."""
+        from cnnprof import store
+
+        if not self._places:
+            return
+        if not self._targets:
+            self._targets = _targets(self._places, _stem(run))
+            first = self._targets[0]
+            self._partial = first.with_name(f"{first.stem}.partial.json")
+        assert self._partial is not None
+        store.write_text(self._partial, store.to_json(run))
+
+    def finish(self, run: "Run") -> list[Path]:
+        """Write what was asked for, the JSON first, and take the partial file away, but not after an interruption."""
+        targets = self._targets
+        if run.partial:
+            targets = [target.with_name(f"{target.stem}.partial{target.suffix}") for target in targets]
+        _save(run, targets)
+        if self._partial is not None and self._partial not in targets:
+            self._partial.unlink(missing_ok=True)
+        return targets
+
+
+class _Screen:
+    """The table as it fills, above a progress bar, on standard error."""
+
+    def __init__(self, live: Any, bar: Any) -> None:
+        self._live, self._bar = live, bar
+        self._task = bar.add_task("measuring", total=1.0)
+
+    def update(self, run: "Run") -> None:
+        """Show what is known."""
+        from rich.console import Group
+
+        from cnnprof.reporting import terminal
+
+        self._live.update(Group(terminal.renderable(run), self._bar))
+
+    def progress(self, share: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=share)
+
+
+@contextlib.contextmanager
+def _screen(silent: bool) -> Iterator["_Screen | None"]:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if silent or not console.is_terminal:
+        yield None
+        return
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
+    with Live(bar, console=console, transient=True, refresh_per_second=4) as live:
+        yield _Screen(live, bar)
+
+
+def _both(keeper: _Keeper, screen: "_Screen | None") -> "Listener":
+    from cnnprof.profiling import Listener
+
+    def update(run: "Run") -> None:
+        keeper.update(run)
+        if screen is not None:
+            screen.update(run)
+
+    return Listener(update, screen.progress if screen is not None else lambda share: None)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def _places(output: Sequence[Path] | None) -> list[Path]:
+    """Check the names given with -o before anything is run."""
+    from cnnprof.reporting import checked_suffix
+
+    for path in output or ():
+        if path.suffix and not path.is_dir():
+            checked_suffix(path)
+    return list(output or ())
+
+
+def _targets(places: Sequence[Path], stem: str) -> list[Path]:
+    """Turn files and folders into files, the JSON first, and check that they can be written."""
+    from cnnprof import store
+
+    named = [
+        target
+        for place in places
+        for target in (
+            [place]
+            if place.suffix and not place.is_dir()
+            else [place / f"{stem}{suffix}" for suffix in (".json", ".md", ".html")]
+        )
+    ]
+    targets = sorted(dict.fromkeys(named), key=lambda target: target.suffix != ".json")
+    for folder in dict.fromkeys(target.parent for target in targets):
+        store.check_writable(folder)
+    return targets
+
+
+def _save(record: "Record", targets: Sequence[Path]) -> None:
+    from cnnprof.reporting import save
+
+    for target in targets:
+        save(record, target)
+
+
+def _said(targets: Sequence[Path]) -> str:
+    """reports/a-vs-b.html  (+ .md, .json)."""
+    first = next((target for target in targets if target.suffix == ".html"), targets[0] if targets else None)
+    others = [target for target in targets if target != first]
+    if all(first and target.with_suffix("") == first.with_suffix("") for target in others):
+        more = ", ".join(target.suffix for target in reversed(others))
+    else:
+        more = ", ".join(map(str, others))
+    return f"{first}" + (f"  (+ {more})" if more else "")
+
+
+def _stem(run: "Run") -> str:
+    """Name a run's files by its models and by every setting that is not the default."""
+    from cnnprof.records import Settings
+
+    given, usual = run.settings, Settings()
+    parts = [_slug(profile.name) for profile in run.profiles]
+    settings = {
+        f"b{given.batch_size}": given.batch_size != usual.batch_size,
+        "x".join(map(str, given.input_size or ())): given.input_size is not None,
+        given.device.replace(":", ""): given.device != usual.device,
+        given.dtype: given.dtype != usual.dtype,
+        "amp": given.amp,
+        "channels-last": given.channels_last,
+        "compile": given.compile,
+        f"threads{given.threads}": given.threads is not None,
+        given.modes[0]: len(given.modes) == 1,
+        f"time{given.time_s}": given.time_s is not None,
+        f"ci{given.ci}": given.ci != usual.ci,
+        f"seed{given.seed}": given.seed != usual.seed,
+        f"{given.allocator}-allocator": given.allocator != usual.allocator,
+        _slug(given.loss): given.loss != usual.loss,
+    }
+    name = "-".join(["-vs-".join(parts), *(text for text, differs in settings.items() if differs)])
+    if len(name) <= _LONGEST_NAME:
+        return name
+    import hashlib
+
+    return f"{name[: _LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+_LONGEST_NAME = 120
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+# Reading arguments, writing the screen -------------------------------------------------------------------------------
+
+
+def _size(text: str | None) -> tuple[int, ...] | int | None:
+    if text is None:
+        return None
+    parts = text.lower().replace("×", "x").split("x")
+    if not all(part.strip().isascii() and part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--input-size {text!r}: a size without the batch was expected, such as 3x224x224 or 224")
+    return int(parts[0]) if len(parts) == 1 else tuple(int(part) for part in parts)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise UsageError(f"--ci {text!r}: a share was expected, such as 0.5% or 0.005")
+    return share
+
+
+def _modes(text: str | None) -> tuple[str, ...]:
+    from cnnprof.records import MODES
+
+    return MODES if text is None else (text,)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@contextlib.contextmanager
+def _only_json_on_stdout(as_json: bool) -> Iterator["Console"]:
+    """Send what a user's own code prints to standard error where standard output is to hold one document."""
+    console = _console()
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield console
+
+
+def _print_json(record: "Record") -> None:
+    from cnnprof import store
+
+    sys.stdout.write(store.to_json(record))

@@ -1,0 +1,93 @@
+"""Records to what people read: terminal, Markdown, HTML, CSV, data frames. No torch.
+
+What a file's name ends in decides its form: .json, .md, .html or .csv.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnprof import store
+from cnnprof.errors import UsageError
+from cnnprof.records import Analysis, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def as_text(record: Record) -> str:
+    """Render a record for a terminal, without colours."""
+    from cnnprof.reporting import terminal
+
+    return terminal.text(record)
+
+
+def as_html_fragment(record: Record) -> str:
+    """Render the pieces of a report that a notebook shows."""
+    from cnnprof.reporting import html
+
+    return html.fragment(record)
+
+
+def as_html(record: Record) -> str:
+    """Render the whole report as one file that needs nothing else."""
+    from cnnprof.reporting import html
+
+    return html.render(record)
+
+
+def as_markdown(record: Record) -> str:
+    """Render the whole report, complete without its pictures."""
+    from cnnprof.reporting import markdown
+
+    return markdown.render(record)
+
+
+def as_csv(record: Record) -> str:
+    """Render the data frame of a record."""
+    text: str = to_dataframe(record).to_csv(index=False)
+    return text
+
+
+RENDERERS: dict[str, Callable[[Record], str]] = {
+    ".json": store.to_json,
+    ".md": as_markdown,
+    ".html": as_html,
+    ".csv": as_csv,
+}
+
+
+def checked_suffix(path: Path) -> str:
+    """Return what a file's name ends in. Raises UsageError where it is none of ours."""
+    if path.suffix.lower() not in RENDERERS:
+        raise UsageError(f"{path}: a name that ends in {', '.join(RENDERERS)} was expected")
+    return path.suffix.lower()
+
+
+def save(record: Record, path: str | Path) -> Path:
+    """Write a record to a file in the form that its name ends in. Raises UsageError where it cannot be written."""
+    path = Path(path)
+    store.write_text(path, RENDERERS[checked_suffix(path)](record))
+    return path
+
+
+def load(path: str | Path) -> Record:
+    """Read a record that was saved as JSON. Raises UsageError where the file is not one."""
+    return store.read(Path(path))
+
+
+def to_dataframe(record: Record) -> "pd.DataFrame":
+    """Return the layers of an analysis, or the raw times of a run: model, mode, session, time_s."""
+    import pandas as pd
+
+    if isinstance(record, Analysis):
+        document = store.to_document(record)
+        return pd.DataFrame(document["layers"])
+    rows = [
+        {"model": profile.name, "mode": mode, "session": session, "time_s": time_s}
+        for profile in record.profiles
+        for mode, latency in profile.latency.items()
+        for session, times in enumerate(latency.sessions)
+        for time_s in times
+    ]
+    return pd.DataFrame(rows, columns=["model", "mode", "session", "time_s"])

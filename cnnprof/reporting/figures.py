@@ -1,0 +1,467 @@
+"""A run to pictures: SVG text that sits inside a page and takes its colours from it. No torch, no pyplot.
+
+Every picture is 5.2 inches wide with 10 point text, so that it can still be read on a phone. Colours are names that a
+page may set (`--cnnprof-1`), each with a fallback; letters are text in the page's own font. The same run gives the same
+bytes.
+"""
+
+import hashlib
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from cnnprof import units
+from cnnprof.records import Candidate, Contrast, Latency, Mode, Run, TimeRatio
+from cnnprof.reporting import tables
+
+WIDTH = 5.2
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; the baseline is grey.
+PALETTE = ("#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+# matplotlib takes no CSS, so pictures are drawn in stand-in colours, which are replaced in the finished SVG.
+INK, MUTED, LINE = "#010203", "#010204", "#010205"
+_STAND_INS = tuple(f"#0103{index:02x}" for index in range(len(PALETTE)))
+_CSS = {
+    INK: "currentColor",
+    MUTED: "var(--cnnprof-muted, #757d88)",
+    LINE: "var(--cnnprof-line, #c9ced6)",
+    **{stand_in: f"var(--cnnprof-{i}, {PALETTE[i]})" for i, stand_in in enumerate(_STAND_INS)},
+}
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cnnprof",
+    "font.size": 10.0,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.facecolor": "none",
+    "xtick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": LINE,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "xtick.minor.size": 0.0,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
+}
+
+
+def colour_index(index: int, of: int = 2) -> int:
+    """Return the colour of the candidate at a place: grey is the baseline's alone, the others come round again."""
+    if of == 1:
+        return 1
+    return index if index < len(PALETTE) else 1 + (index - 1) % (len(PALETTE) - 1)
+
+
+def _colour(index: int) -> str:
+    return _STAND_INS[colour_index(index)]
+
+
+# How many times better -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A dot of the ratio figure: how many times better, its interval, and the words beside it."""
+
+    candidate: int
+    better: float
+    interval: tuple[float, float] | None
+    words: str
+    hollow: bool = False
+
+
+_METRICS = (
+    ("parameters", "params", "fewer", "more"),
+    ("MACs", "macs", "fewer", "more"),
+    ("forward", "latency", "faster", "slower"),
+    ("training step", "training_latency", "faster", "slower"),
+    ("peak, inference", "peak_bytes", "less", "more"),
+    ("peak, training", "training_peak_bytes", "less", "more"),
+)
+
+
+def ratios(run: Run) -> str | None:
+    """Draw how many times better each candidate is than the baseline: log axis, a dot, and the interval of a time."""
+    contrasts = tables.contrasts(run)
+    rows = [(label, _marks(contrasts, name, less, more)) for label, name, less, more in _METRICS]
+    rows = [(label, marks) for label, marks in rows if marks]
+    if not rows:
+        return None
+    baseline = run.profiles[0].name
+    with _canvas() as draw:
+        legend = 0.34 if len(contrasts) > 1 else 0.0
+        pitch = 0.27 if len(contrasts) > 1 else 0.4
+        heights = [pitch * len(marks) + (0.2 if len(contrasts) > 1 else 0.0) for _, marks in rows]
+        below, above = 0.58, 0.36 + legend
+        figure = Figure(figsize=(WIDTH, sum(heights) + below + above))
+        axes = _axes(figure, 1.24, below, 3.9, sum(heights))
+        _draw_rows(axes, rows, heights, pitch)
+        _log_axis(axes, [mark for _, marks in rows for mark in marks])
+        axes.set_ylim(sum(heights), 0)
+        axes.set_xlabel(f"times better than {_elided(baseline, 26)}  (log scale)", labelpad=6, color=MUTED)
+        axes.text(1, -0.09, f"{_elided(baseline, 18)} = 1", ha="center", va="bottom", color=MUTED)
+        if legend:
+            _legend(figure, [(i, contrast.name) for i, contrast in enumerate(contrasts, 1)])
+        names = ", ".join(contrast.name for contrast in contrasts)
+        return draw(figure, f"How many times better than {baseline}: {names}")
+
+
+def _marks(contrasts: Sequence[Contrast], name: str, less: str, more: str) -> list[_Mark]:
+    found = [_mark(index, getattr(contrast, name), less, more) for index, contrast in enumerate(contrasts, 1)]
+    return [mark for mark in found if mark is not None]
+
+
+def _mark(index: int, ratio: object, less: str, more: str) -> _Mark | None:
+    value = getattr(ratio, "ratio", None)
+    if not value or not math.isfinite(value):
+        return None
+    if not isinstance(ratio, TimeRatio):
+        return _Mark(index, 1 / value, None, units.versus(value, less, more))
+    words = ratio.verdict if ratio.verdict in ("equal", "inconclusive") else units.versus(value, less, more, ratio.ci95)
+    return _Mark(index, 1 / value, units.reciprocal(ratio.ci95), words, hollow=ratio.verdict == "inconclusive")
+
+
+def _draw_rows(axes: Axes, rows: Sequence[tuple[str, Sequence[_Mark]]], heights: Sequence[float], pitch: float) -> None:
+    axes.axvline(1, color=MUTED, linewidth=1.1, zorder=1)
+    top, centers = 0.0, []
+    for number, ((_, marks), height) in enumerate(zip(rows, heights, strict=True)):
+        if number:
+            axes.axhline(top, color=LINE, linewidth=0.6, zorder=0)
+        first = top + (height - pitch * (len(marks) - 1)) / 2
+        for place, mark in enumerate(marks):
+            _draw_mark(axes, mark, first + place * pitch)
+        centers.append(top + height / 2)
+        top += height
+    axes.set_yticks(centers, [label for label, _ in rows])
+
+
+def _draw_mark(axes: Axes, mark: _Mark, y: float) -> None:
+    colour = _colour(mark.candidate)
+    axes.plot([1, mark.better], [y, y], color=colour, linewidth=1.4, alpha=0.35, zorder=2)
+    right = mark.better
+    if mark.interval is not None:
+        axes.plot(mark.interval, [y, y], color=colour, linewidth=2.2, zorder=3)
+        axes.plot(mark.interval, [y, y], "|", color=colour, markersize=11, markeredgewidth=1.2, zorder=3)
+        right = max(right, mark.interval[1])
+    face = "none" if mark.hollow else colour
+    axes.plot([mark.better], [y], "o", color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4, zorder=4)
+    right = max(right, 1.0)  # the words of what is worse stand right of the line at 1, clear of the dots
+    axes.annotate(mark.words, (right, y), (9, 0), textcoords="offset points", va="center", fontweight="bold")
+
+
+def _log_axis(axes: Axes, marks: Sequence[_Mark]) -> None:
+    """Set limits that leave room for the words right of the last dot, and ticks at 1, 2, 5, 10."""
+    ends = [end for mark in marks for end in (mark.better, *(mark.interval or ()))]
+    low, high = min(0.9, *ends) if ends else 0.9, max(1.6, *ends) if ends else 1.6
+    span = math.log(high / low)
+    axes.set_xscale("log")
+    axes.set_xlim(math.exp(math.log(low) - 0.06 * span), math.exp(math.log(high) + 0.5 * span))
+    ticks = _log_ticks(low, high)
+    axes.set_xticks(ticks, [units.count(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.grid(axis="x", zorder=0)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    decades = math.log10(high / low)
+    steps = (1, 2, 5) if decades < 2.2 else (1,)
+    every = max(1, math.ceil(decades / 6))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    candidates = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
+    return [tick for tick in candidates if low * 0.999 <= tick <= high * 1.001]
+
+
+# MACs and time by layer ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """One layer's row: its label, MACs of an image (None of what is no layer), seconds forward and backward."""
+
+    label: str
+    macs: float | None
+    forward_s: float
+    backward_s: float
+
+    @property
+    def time_s(self) -> float:
+        return self.forward_s + self.backward_s
+
+
+MOST_ROWS = 16
+
+
+def by_layer(candidate: Candidate, colour: int = 1) -> str | None:
+    """Draw MACs and time by layer, the largest 16 rows, the others summed; `colour` is the candidate's."""
+    rows = _summed(_layer_rows(candidate))
+    has_macs, has_time = any(row.macs for row in rows), any(row.time_s for row in rows)
+    if not has_macs and not has_time:
+        return None
+    with _canvas() as draw:
+        backward = any(row.backward_s for row in rows)
+        height, above, below = 0.26 * len(rows), 0.36, 0.34 if backward else 0.06
+        figure = Figure(figsize=(WIDTH, height + above + below))
+        left, gap = 1.5, 0.16
+        width = (WIDTH - left - gap) / 2 if has_macs and has_time else WIDTH - left
+        if has_macs:
+            axes = _axes(figure, left, below, width, height)
+            _draw_macs(axes, rows, _STAND_INS[colour])
+            _label_rows(axes, [row.label for row in rows])
+        if has_time:
+            axes = _axes(figure, left + (width + gap if has_macs else 0), below, width, height)
+            _draw_times(axes, rows, _STAND_INS[colour], backward)
+            _label_rows(axes, [] if has_macs else [row.label for row in rows])
+        return draw(figure, f"MACs and time by layer of {candidate.name}")
+
+
+def _layer_rows(candidate: Candidate) -> list[_Bars]:
+    analysis = candidate.analysis
+    macs = {layer.path: layer.macs / analysis.batch_size for layer in analysis.layers} if analysis else {}
+    times = {layer.path: layer for layer in candidate.time.layers} if candidate.time else {}
+    rows = []
+    for path in dict.fromkeys([*macs, *times]):
+        time = times.get(path)
+        forward_s, backward_s = (time.forward_s, time.backward_s or 0.0) if time else (0.0, 0.0)
+        label = {"": "(itself)", "(loss)": "loss", "(optimizer)": "optimizer step"}.get(path, path)
+        rows.append(_Bars(label, macs.get(path), forward_s, backward_s))
+    return [row for row in rows if row.macs or row.time_s > 0]
+
+
+def _summed(rows: Sequence[_Bars]) -> list[_Bars]:
+    """Keep the largest rows in the network's order and sum up the rest."""
+    if len(rows) <= MOST_ROWS:
+        return list(rows)
+    macs, time_s = sum(row.macs or 0.0 for row in rows) or 1.0, sum(row.time_s for row in rows) or 1.0
+    ranked = sorted(range(len(rows)), key=lambda i: -max((rows[i].macs or 0.0) / macs, rows[i].time_s / time_s))
+    kept = set(ranked[: MOST_ROWS - 1])
+    others = [row for i, row in enumerate(rows) if i not in kept]
+    total = _Bars(
+        f"{units.plural(len(others), 'other')}",
+        sum(row.macs or 0.0 for row in others),
+        sum(row.forward_s for row in others),
+        sum(row.backward_s for row in others),
+    )
+    return [row for i, row in enumerate(rows) if i in kept] + [total]
+
+
+def _draw_macs(axes: Axes, rows: Sequence[_Bars], colour: str) -> None:
+    unit = units.gigas([sum(row.macs or 0.0 for row in rows)])
+    axes.barh(range(len(rows)), [row.macs or 0.0 for row in rows], 0.62, color=colour)
+    _bar_values(axes, [row.macs for row in rows], lambda value: units.in_unit(value, unit, 3))
+    axes.set_title(f"{unit.name}MACs per image", loc="left", fontsize=10, color=MUTED, pad=6)
+
+
+def _draw_times(axes: Axes, rows: Sequence[_Bars], colour: str, backward: bool) -> None:
+    unit = units.column_unit(units.SECONDS, [sum(row.time_s for row in rows)])
+    forward = [row.forward_s for row in rows]
+    axes.barh(range(len(rows)), forward, 0.62, color=colour)
+    axes.barh(range(len(rows)), [row.backward_s for row in rows], 0.62, left=forward, color=colour, alpha=0.45)
+    _bar_values(axes, [row.time_s for row in rows], lambda value: units.in_unit(value, unit, 1))
+    axes.set_title(f"{'time' if backward else 'forward'}, {unit.name}", loc="left", fontsize=10, color=MUTED, pad=6)
+    for text, alpha, x in (("forward", 1.0, 0.0), ("backward", 0.45, 0.82)) if backward else ():
+        _swatch(axes, x, colour, alpha)
+        at = (72 * (x + 0.15), -15)
+        axes.annotate(text, (0, 0), at, xycoords="axes fraction", textcoords="offset points", va="center", color=MUTED)
+
+
+def _swatch(axes: Axes, x: float, colour: str, alpha: float) -> None:
+    """Draw a small square below the axes, `x` inches from their left edge."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    width, height = figure.get_size_inches()
+    box = axes.get_position()
+    corner = (box.x0 + x / width, box.y0 - 0.26 / height)
+    square = Rectangle(corner, 0.1 / width, 0.1 / height, transform=figure.transFigure)
+    square.set(color=colour, alpha=alpha, linewidth=0)
+    figure.add_artist(square)
+
+
+def _bar_values(axes: Axes, values: Sequence[float | None], text: Callable[[float], str]) -> None:
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.set_xlim(0, 1.45 * (max(value or 0.0 for value in values) or 1.0))
+    for y, value in enumerate(values):
+        if value is None:
+            continue
+        words = text(value) if value else units.integer(0)
+        axes.annotate(words, (value, y), (4, 0), textcoords="offset points", va="center", color=INK if value else MUTED)
+
+
+def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), [_elided(label, 19, keep="end") for label in labels])
+    axes.set_xticks([])
+    axes.spines["left"].set_visible(True)
+
+
+# Raw times -----------------------------------------------------------------------------------------------------------
+
+MOST_DOTS = 300
+"""Of a session with more times, this many are drawn, evenly by rank, the fastest and the slowest among them."""
+
+
+def times(run: Run, mode: Mode) -> str | None:
+    """Draw every time that was measured, by session: starved sessions hollow, a line at the median."""
+    colours = [colour_index(i, len(run.profiles)) for i in range(len(run.profiles))]
+    latencies = [(colour, p.name, p.latency[mode]) for colour, p in zip(colours, run.profiles, strict=True)]
+    found = [(colour, name, latency) for colour, name, latency in latencies if latency is not None]
+    if not found:
+        return None
+    with _canvas() as draw:
+        above, below = 0.38, 0.38
+        heights = [0.19 * max(2, len(latency.sessions)) for _, _, latency in found]
+        total = sum(heights) + (above + below) * len(heights) + 0.14
+        figure = Figure(figsize=(WIDTH, total))
+        unit = units.column_unit(units.SECONDS, [latency.median_s for _, _, latency in found])
+        bottom = total
+        for (colour, name, latency), height in zip(found, heights, strict=True):
+            bottom -= above + height
+            axes = _axes(figure, 1.0, bottom, WIDTH - 1.2, height)
+            _draw_strip(axes, latency, unit, _STAND_INS[colour])
+            axes.set_title(_elided(name, 22), loc="left", fontsize=10.5, fontweight="bold", pad=7)
+            axes.set_title(_median_words(latency, unit), loc="right", fontsize=10, color=MUTED, pad=7)
+            bottom -= below
+        axes.set_xlabel(f"{unit.name} a call, each dot one", color=MUTED, labelpad=4)
+        names = ", ".join(name for _, name, _ in found)
+        return draw(figure, f"Every measured time by session, {mode}: {names}")
+
+
+def _draw_strip(axes: Axes, latency: Latency, unit: units.Unit, colour: str) -> None:
+    axes.axvline(latency.median_s, color=INK, linewidth=1.1, zorder=1)
+    bounds = latency.ci95_s
+    if bounds is not None:
+        axes.axvspan(*bounds, color=colour, alpha=0.15, linewidth=0, zorder=0)
+    for session, values in enumerate(latency.sessions):
+        drawn = _thinned(values)
+        face = "none" if latency.starved(session) else colour
+        axes.plot(drawn, [session] * len(drawn), "o", color=colour, markerfacecolor=face, markersize=4.6, alpha=0.7)
+    labels = [
+        f"{number + 1}" + (" starved" if latency.starved(number) else "") for number in range(len(latency.sessions))
+    ]
+    labels[0] = f"session {labels[0]}" if not latency.starved(0) else labels[0]
+    axes.set_yticks(range(len(labels)), labels, color=MUTED)
+    axes.set_ylim(max(1, len(labels) - 1) + 0.6, -0.6)
+    everything = [time for values in latency.sessions for time in values] + list(bounds or ())
+    _time_axis(axes, min(everything), max(everything), unit)
+
+
+def _thinned(values: Sequence[float]) -> Sequence[float]:
+    if len(values) <= MOST_DOTS:
+        return values
+    ranked = sorted(values)
+    return [ranked[round(place * (len(ranked) - 1) / (MOST_DOTS - 1))] for place in range(MOST_DOTS)]
+
+
+def _time_axis(axes: Axes, low: float, high: float, unit: units.Unit) -> None:
+    pad = 0.04 * (high - low) or 0.05 * high or 1.0
+    axes.set_xlim(low - pad, high + pad)
+    places = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values((low - pad) / unit.size, (high + pad) / unit.size)
+    step = float(places[1] - places[0])
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    shown = [float(place) * unit.size for place in places if low - pad <= place * unit.size <= high + pad]
+    axes.set_xticks(shown, [units.in_unit(place, unit, decimals) for place in shown])
+    axes.grid(axis="x", zorder=0)
+
+
+def _median_words(latency: Latency, unit: units.Unit) -> str:
+    decimals = max(1, min(1 if unit.name != "s" else 2, units.decimals_for(unit, [latency.median_s])))
+    words = f"median {units.in_unit(latency.median_s, unit, decimals)} {unit.name}"
+    bounds = latency.ci95_s
+    if bounds is None:
+        return words
+    return f"{words} {units.span((bounds[0] / unit.size, bounds[1] / unit.size), decimals)}"
+
+
+# From matplotlib to a piece of a page --------------------------------------------------------------------------------
+
+Draw = Callable[[Figure, str], str]
+
+
+@contextmanager
+def _canvas() -> Iterator[Draw]:
+    """Lend this room's style, whatever the caller's is, and a function from a figure and its description to SVG."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # Letters that matplotlib's own font lacks are drawn by the page's fonts.
+        warnings.simplefilter("ignore")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield _svg
+
+
+def _svg(figure: Figure, description: str) -> str:
+    out = io.StringIO()
+    figure.patch.set_visible(False)
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    for stand_in, css in _CSS.items():
+        svg = svg.replace(stand_in, css)
+    svg = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", svg)
+    svg = _own_ids(svg, hashlib.sha256((description + svg).encode()).hexdigest()[:8])
+    label = escape(_printable(description), quote=True)
+    head = f'<svg class="cnnprof-figure" role="img" aria-label="{label}" style="width: 100%; height: auto"'
+    return re.sub(r"<svg ([^>]*?)>", lambda match: f"{head} {_without_size(match[1])}>", svg, count=1)
+
+
+def _without_size(attributes: str) -> str:
+    return re.sub(r"\b(?:width|height)=\"[^\"]*\"\s*", "", attributes)
+
+
+def _own_ids(svg: str, prefix: str) -> str:
+    """Drop the ids that nothing refers to, and make the others this picture's own."""
+    used = set(re.findall(r"#([\w.-]+)\)|href=\"#([\w.-]+)\"", svg))
+    wanted = {name for pair in used for name in pair if name}
+    svg = re.sub(r" id=\"([^\"]*)\"", lambda match: f' id="{prefix}-{match[1]}"' if match[1] in wanted else "", svg)
+    svg = re.sub(r"url\(#([\w.-]+)\)", rf"url(#{prefix}-\1)", svg)
+    return re.sub(r"href=\"#([\w.-]+)\"", rf'href="#{prefix}-\1"', svg)
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes without a frame at a place in inches."""
+    whole_width, whole_height = figure.get_size_inches()
+    axes = figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _legend(figure: Figure, entries: Iterable[tuple[int, str]]) -> None:
+    """Name the candidates by a dot each along the top, as many as fit."""
+    named = list(entries)
+    each = min(1.7, (WIDTH - 0.2) / len(named))
+    width, height = figure.get_size_inches()
+    for place, (index, name) in enumerate(named):
+        x, y = 0.14 + place * each, height - 0.17
+        figure.text(x / width, y / height, "●", color=_colour(index), ha="center", va="center")
+        most = max(4, int((each - 0.25) / 0.085))
+        figure.text((x + 0.12) / width, y / height, _elided(name, most), ha="left", va="center")
+
+
+def _elided(name: str, most: int, keep: str = "start") -> str:
+    """Shorten a name that would not fit."""
+    name = _printable(name)
+    if len(name) <= most:
+        return name
+    return f"…{name[1 - most :]}" if keep == "end" else f"{name[: most - 1]}…"
+
+
+def _printable(name: str) -> str:
+    """Replace what XML cannot hold."""
+    return "".join(letter if letter.isprintable() else " " for letter in name)

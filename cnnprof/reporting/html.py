@@ -1,0 +1,259 @@
+"""A record to one HTML file that needs nothing else, or to the piece of it that a notebook shows. No torch.
+
+Templates hold the markup, tables and units the text, figures the pictures; here they are put into a page's order.
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jinja2
+from markupsafe import Markup, escape
+
+from cnnprof import units
+from cnnprof.records import Analysis, Candidate, Mode, Record, Run
+from cnnprof.reporting import figures, tables, tree
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One candidate's line of a card."""
+
+    name: str
+    colour: int
+    value: str
+    versus: str
+    tone: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One number of the first screen, by candidate; the unit stands beside each value."""
+
+    title: str
+    unit: str
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+    """Doubts about this number, and what it leaves out."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """The layers of one candidate."""
+
+    name: str
+    colour: int
+    table: tables.Table
+    figure: Markup | None
+    counted: str
+    complete: bool
+
+
+def render(record: Record) -> str:
+    """Render the whole page."""
+    if isinstance(record, Analysis):
+        return _templates().get_template("analysis.html").render(_analysis_view(record))
+    return _templates().get_template("report.html").render(_run_view(record))
+
+
+def fragment(record: Record) -> str:
+    """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
+    view = _analysis_view(record) if isinstance(record, Analysis) else _run_view(record)
+    return _templates().get_template("fragment.html").render(view)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.PackageLoader("cnnprof.reporting"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["strong_factors"] = strong_factors
+    environment.filters["tone"] = tone
+    environment.filters["said"] = said
+    environment.globals["palette"] = figures.PALETTE
+    return environment
+
+
+# What a page shows ---------------------------------------------------------------------------------------------------
+
+
+_MODE_TITLES: dict[Mode, str] = {"inference": "Forward pass", "training": "Training step"}
+
+
+def _run_view(run: Run) -> dict[str, object]:
+    sections = [section for i, profile in enumerate(run.profiles) if (section := _section(run, profile, i))]
+    alone = sections[0] if len(run.profiles) == 1 and sections else None
+    return {
+        "title": tables.title(run),
+        "header": f"{tables.header(run)} · {tables.day(run)}",
+        "headline": tables.headline(run),
+        "bottom_line": tables.bottom_line(run),
+        "names": [(_colour(run, i), profile.name) for i, profile in enumerate(run.profiles)],
+        "doubts": tables.all_doubts(run),
+        "cards": _run_cards(run),
+        "ratios": _picture(figures.ratios(run)),
+        "alone": alone,
+        "summary": tables.summary(run),
+        "pair": f"{run.profiles[1].name} vs {run.profiles[0].name}" if len(run.profiles) == 2 else "",
+        "compared": bool(tables.contrasts(run)),
+        "sessions_text": tables.sessions_text(run),
+        "answers": tables.answers(run),
+        "layers": sections,
+        "times": [
+            {"label": label, "svg": picture}
+            for mode, label in _MODE_TITLES.items()
+            if (picture := _picture(figures.times(run, mode)))
+        ],
+        "time_table": (table := tables.time_table(run)) and tables.known_columns(table),
+        "session_table": tables.session_table(run),
+        "foot": tables.foot(run),
+    }
+
+
+EVERY_LEVEL = 1000
+"""Deeper than modules are nested."""
+
+
+def _analysis_view(analysis: Analysis) -> dict[str, object]:
+    table, every = (tables.known_columns(tree.table(analysis, depth), tables.BARS) for depth in (2, EVERY_LEVEL))
+    return {
+        "title": f"What {analysis.model} costs",
+        "header": tables.analysis_header(analysis),
+        "headline": (tables.analysis_headline(analysis),),
+        "bottom_line": "",
+        "names": [(0, analysis.model)],
+        "doubts": analysis.doubts,
+        "cards": _analysis_cards(analysis),
+        "figure": _picture(figures.by_layer(Candidate(analysis.model, analysis), 1)),
+        "table": table,
+        "every": every if len(every.rows) > len(table.rows) else None,
+        "counted": tables.not_counted(analysis),
+        "complete": not analysis.uncounted,
+        "uncounted": analysis.uncounted,
+        "uncalled": analysis.uncalled,
+        "foot": tables.analysis_foot(analysis),
+    }
+
+
+# Cards ---------------------------------------------------------------------------------------------------------------
+
+_CARDS = {
+    "params": "parameters",
+    "macs": "",
+    "inference_s": "forward",
+    "training_s": "training step",
+    "training_peak": "training memory",
+}
+
+
+def _run_cards(run: Run) -> list[Card]:
+    rows = {row.key: row for row in tables.summary(run)}
+    cards = [_run_card(run, rows[key], title) for key, title in _CARDS.items() if key in rows]
+    return [card for card in cards if any({entry.value, entry.versus} - {units.UNKNOWN, ""} for entry in card.entries)]
+
+
+def _run_card(run: Run, row: tables.Row, title: str) -> Card:
+    spread = row.note if row.key.endswith("_s") else ""  # of one model alone, the interval of its time
+    versus = ("", *row.versus) if row.versus else (spread,) * len(row.values)
+    entries = tuple(
+        Entry(profile.name, _colour(run, i), value, words, tone(words))
+        for i, (profile, value, words) in enumerate(zip(run.profiles, row.values, versus, strict=True))
+    )
+    unit = row.label.rpartition(", ")[2] if ", " in row.label else ""
+    notes = tuple(_uncounted(run)) if row.key == "macs" else tuple(_doubts_about(run, row.key))
+    return Card(title or row.label, unit, entries, notes)
+
+
+EVERYTHING = "Everything counted."
+
+
+def _uncounted(run: Run) -> Iterator[str]:
+    """Say beside the MACs what they lack."""
+    known = {profile.name: profile.analysis for profile in run.profiles if profile.analysis}
+    for name, analysis in known.items():
+        if analysis.uncounted:
+            yield f"{name}: {tables.not_counted(analysis)}" if len(known) > 1 else tables.not_counted(analysis)
+    if known and not any(analysis.uncounted for analysis in known.values()):
+        yield EVERYTHING
+
+
+_ABOUT = {"inference_s": ("latency", "the forward pass"), "training_s": ("latency", "the training step")}
+
+
+def _doubts_about(run: Run, key: str) -> Iterator[str]:
+    return (doubt.message for doubt in run.doubts for end in _ABOUT.get(key, ()) if doubt.about.endswith(end))
+
+
+def _analysis_cards(analysis: Analysis) -> list[Card]:
+    totals, batch = analysis.totals, analysis.batch_size
+    unit = units.gigas([totals.macs / batch])
+    outputs, weights = units.count(totals.activations / batch), units.bytes_(totals.param_bytes)
+    numbers = (
+        ("parameters", units.integer(totals.params), ""),
+        (f"{unit.name}MACs per image", units.in_unit(totals.macs / batch, unit, 3), tables.not_counted(analysis)),
+        ("conv outputs per image", outputs, ""),
+        ("weights", weights, ""),
+    )
+    return [
+        Card(title, "", (Entry(analysis.model, 1, value, "", ""),), (note,) if note else ())
+        for title, value, note in numbers
+    ]
+
+
+# Layers --------------------------------------------------------------------------------------------------------------
+
+
+def _colour(run: Run, index: int) -> int:
+    return figures.colour_index(index, len(run.profiles))
+
+
+def _section(run: Run, candidate: Candidate, index: int) -> Section | None:
+    table = tables.layer_table(candidate, most=10_000)
+    if table is None or candidate.analysis is None:
+        return None
+    return Section(
+        candidate.name,
+        _colour(run, index),
+        tables.known_columns(table, leave_out=tables.BARS),
+        _picture(figures.by_layer(candidate, _colour(run, index))),
+        tables.not_counted(candidate.analysis),
+        not candidate.analysis.uncounted,
+    )
+
+
+# Text in a page ------------------------------------------------------------------------------------------------------
+
+
+def _picture(svg: str | None) -> Markup | None:
+    """Let the markup of a figure through: figures escapes what is a user's."""
+    return None if svg is None else Markup(svg)
+
+
+_TONES = {"fewer": "better", "faster": "better", "less": "better", "more": "worse", "slower": "worse"}
+
+
+def tone(words: str) -> str:
+    """Say whether a comparison is good news, by its own words."""
+    if words.startswith(("inconclusive", "-", "equal", "sees")):
+        return ""
+    return next((_TONES[word] for word in words.split() if word in _TONES), "")
+
+
+def said(words: str) -> Markup:
+    """Leave the dash out where words follow that say why there is no number; keep an interval on one line."""
+    return Markup(_on_one_line(str(escape(words.removeprefix("- ")))))
+
+
+def _on_one_line(markup: str) -> str:
+    return re.sub(r"(\[[\d.,]+, [\d.,]+\])", r'<span style="white-space: nowrap">\1</span>', markup)
+
+
+def strong_factors(text: str) -> Markup:
+    """16.9x fewer -> the same, in strong letters."""
+    factor = r"(?<![\w.])(\d[\d,.]*x (?:fewer|faster|slower|less|more))\b"
+    return Markup(_on_one_line(re.sub(factor, r"<strong>\1</strong>", str(escape(text)))))

@@ -1,0 +1,130 @@
+"""A record to Markdown as GitHub shows it, complete without pictures. No torch.
+
+Templates hold the order; whatever a user may have named passes through `md`, which escapes what Markdown would take for
+markup.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+
+import jinja2
+
+from cnnprof.records import Analysis, Record, Run
+from cnnprof.reporting import tables, tree
+
+
+def render(record: Record) -> str:
+    """Render the whole report."""
+    if isinstance(record, Analysis):
+        return _templates().get_template("analysis.md").render(_analysis_view(record))
+    return _templates().get_template("report.md").render(_run_view(record))
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=False,  # this is no HTML: `md` escapes
+        loader=jinja2.PackageLoader("cnnprof.reporting"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = escaped
+    environment.filters["grid"] = grid
+    return environment
+
+
+def _run_view(run: Run) -> dict[str, object]:
+    return {
+        "title": tables.title(run),
+        "header": f"{tables.header(run)} · {tables.day(run)}",
+        "headline": tables.headline(run),
+        "bottom_line": tables.bottom_line(run),
+        "doubts": tables.all_doubts(run),
+        "summary": summary(run),
+        "sessions_text": tables.sessions_text(run),
+        "answers": tables.answers(run),
+        "layers": [
+            {
+                "name": profile.name,
+                "table": tables.known_columns(table),
+                "counted": tables.not_counted(profile.analysis),
+            }
+            for profile in run.profiles
+            if profile.analysis and (table := tables.layer_table(profile, most=10_000))
+        ],
+        "time": (table := tables.time_table(run)) and tables.known_columns(table),
+        "sessions": tables.session_table(run),
+        "foot": tables.foot(run),
+    }
+
+
+def _analysis_view(analysis: Analysis) -> dict[str, object]:
+    return {
+        "title": f"What {analysis.model} costs",
+        "header": tables.analysis_header(analysis),
+        "headline": tables.analysis_headline(analysis),
+        "counted": tables.not_counted(analysis),
+        "doubts": analysis.doubts,
+        "table": tree.table(analysis, depth=1000),
+        "uncounted": analysis.uncounted,
+        "uncalled": analysis.uncalled,
+        "foot": tables.analysis_foot(analysis),
+    }
+
+
+def summary(run: Run) -> tables.Table:
+    """Turn the rows of the summary into a table: one candidate's comparison in a column, more in lines of their own."""
+    names = [profile.name for profile in run.profiles]
+    rows = tables.summary(run)
+    if len(names) == 2 and tables.contrasts(run):
+        columns = ("", *names, f"{names[1]} vs {names[0]}")
+        cells = [(_label(row), *row.values, row.versus[0].removeprefix("- ")) for row in rows]
+        return tables.Table("Summary", columns, tuple(cells), frozenset(columns[-1:]))
+    cells = []
+    for row in rows:
+        cells.append((_label(row), *row.values))
+        if row.versus:
+            cells.append((f"vs {names[0]}", "", *(words.removeprefix("- ") for words in row.versus)))
+    return tables.Table("Summary", ("", *names), tuple(cells))
+
+
+def _label(row: tables.Row) -> str:
+    return f"{row.label} ({row.note})" if row.note else row.label
+
+
+# Escaping ------------------------------------------------------------------------------------------------------------
+
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def escaped(text: str) -> str:
+    """Escape what Markdown takes for markup; an underscore within a word is none, and stays readable."""
+    line = " ".join(text.split())
+    line = re.sub(r"[&<>]", lambda match: _ENTITIES[match[0]], line)
+    line = re.sub(r"([\\`*|~]|\[(?!\d)|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
+    return re.sub(r"^([#+=-](?=.)|\d+[.)](?=\s|$))", lambda match: f"{match[0][:-1]}\\{match[0][-1]}", line)
+
+
+def grid(table: tables.Table) -> str:
+    """Lay a table out, padded so that its source can be read too."""
+    cells = [[escaped(cell) for cell in row] for row in (table.columns, *table.rows)]
+    if table.total:
+        cells[-1] = [f"**{cell}**" if cell else "" for cell in cells[-1]]
+    left = [number == 0 or column in table.words for number, column in enumerate(table.columns)]
+    widths = [max(3, *(len(row[number]) for row in cells)) for number in range(len(table.columns))]
+    rules = [
+        f":{'-' * (width - 1)}" if words else f"{'-' * (width - 1)}:" for width, words in zip(widths, left, strict=True)
+    ]
+    lines = [_line(row, widths, left) for row in cells]
+    return "\n".join([lines[0], _line(rules, widths, left), *lines[1:]])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> str:
+    padded = (
+        cell.ljust(width) if words else cell.rjust(width)
+        for cell, width, words in zip(cells, widths, left, strict=True)
+    )
+    return f"| {' | '.join(padded)} |"

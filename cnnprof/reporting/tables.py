@@ -1,0 +1,596 @@
+"""A record to rows of text and to sentences, which terminal, Markdown and HTML all show. No torch.
+
+Every sentence is computed from the run. A row has one unit; unknown is a dash.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cnnprof import statistics, units
+from cnnprof.comparison import doubts as doubting
+from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Mode, Ratio, Run, TimeRatio
+from cnnprof.statistics import Interval
+
+CONVENTION = (
+    "MACs are multiply-accumulates of convolutions, linear layers and matrix products, products with padded zeros "
+    "included, biases not. FLOPs = 2 x MACs. MACs and conv outputs (elements of the outputs of operators that have "
+    "MACs) are per image. Each parameter tensor counts once. Rows are exclusive: they add up to the total."
+)
+
+
+BARS = "share"
+"""The column of bars."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary: a value for each candidate, and each later one against the first."""
+
+    key: str
+    label: str
+    values: tuple[str, ...]
+    versus: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first column is words, the others are numbers unless named in `words`."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: frozenset[str] = frozenset()
+    droppable: tuple[str, ...] = ()
+    """Columns to leave out, the first first, where a screen is too narrow."""
+    total: bool = False
+    """The last row sums up the others."""
+
+
+# What was run --------------------------------------------------------------------------------------------------------
+
+
+def contrasts(run: Run) -> tuple[Contrast, ...]:
+    """Return the comparisons of a document; a profile has none."""
+    return getattr(run, "comparisons", ())
+
+
+def title(run: Run) -> str:
+    """Ask what the run answers, such as `Regular or bottleneck?`."""
+    names = [profile.name for profile in run.profiles]
+    if len(names) == 1:
+        return f"What {names[0]} costs"
+    question = f"{', '.join(names[:-1])} or {names[-1]}?"
+    return question[:1].upper() + question[1:]
+
+
+def header(run: Run) -> str:
+    """256x56x56 · batch 8 · float32 · cpu, 2 threads (CPU share 1.00) · torch 2.14.1."""
+    settings, machine = run.settings, run.machine
+    sizes = dict.fromkeys(
+        units.size(p.analysis.input_size) for p in run.profiles if p.analysis and p.analysis.input_size
+    )
+    device = f"{machine.device} ({machine.device_name})" if machine.device_name else machine.device
+    share = cpu_share(run)
+    parts = [
+        " and ".join(sizes) if len(sizes) < 4 else f"{len(sizes)} input sizes",
+        f"batch {settings.batch_size}" if any(p.analysis for p in run.profiles) else "",
+        settings.dtype if any(p.analysis for p in run.profiles) else "",
+        "bfloat16 autocast" if settings.amp else "",
+        "channels last" if settings.channels_last else "",
+        "compiled" if settings.compile else "",
+        f"{device}, {units.plural(machine.threads, 'thread')}" + (f" (CPU share {share:.2f})" if share else ""),
+        f"torch {machine.torch.partition('+')[0]}",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def cpu_share(run: Run) -> float | None:
+    """Return the median over candidates and modes of the share of its processors that the process used."""
+    shares = [
+        latency.cpu_share
+        for profile in run.profiles
+        for _, latency in profile.latency.items()
+        if latency.cpu_share is not None
+    ]
+    return sorted(shares)[len(shares) // 2] if shares else None
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def day(run: Run) -> str:
+    """2026-11-23T10:42:20+00:00 -> 23 Nov 2026."""
+    try:
+        created = datetime.datetime.fromisoformat(run.created)
+    except ValueError:
+        return run.created
+    return f"{created.day} {_MONTHS[created.month - 1]} {created.year}"
+
+
+def all_doubts(run: Run) -> tuple[Doubt, ...]:
+    """Return the doubts of a run, with failures that no doubt speaks of."""
+    failed = (
+        Doubt(profile.name, f"its measurement stopped: {profile.failure}")
+        for profile in run.profiles
+        if profile.failure and not any(profile.failure in doubt.message for doubt in run.doubts)
+    )
+    return (*run.doubts, *failed)
+
+
+# The summary ---------------------------------------------------------------------------------------------------------
+
+
+def summary(run: Run) -> tuple[Row, ...]:
+    """Return the rows of the main table; those that were not asked for are left out."""
+    rows: list[Row] = []
+    if any(profile.analysis for profile in run.profiles):
+        rows += [_params_row(run), _macs_row(run)]
+    modes: Sequence[Mode] = run.settings.modes
+    rows += [_time_row(run, mode) for mode in modes]
+    if any(profile.analysis for profile in run.profiles):
+        rows += [_memory_row(run, mode) for mode in modes]
+        rows += [_field_row(run), _channels_row(run)]
+    return tuple(rows)
+
+
+def _params_row(run: Run) -> Row:
+    values = tuple(units.integer(p.analysis.params if p.analysis else None) for p in run.profiles)
+    return Row("params", "parameters", values, _versus(run, lambda c: c.params, "fewer", "more"))
+
+
+def macs_per_image(candidate: Candidate) -> float | None:
+    """MACs of one image, whatever the batch that was counted."""
+    return candidate.analysis.macs / candidate.analysis.batch_size if candidate.analysis else None
+
+
+def _macs_row(run: Run) -> Row:
+    macs = [macs_per_image(profile) for profile in run.profiles]
+    unit = units.gigas(macs)
+    values = tuple(units.in_unit(value, unit, 3) for value in macs)
+    lower_bound = any(p.analysis and p.analysis.uncounted for p in run.profiles)
+    note = "FLOPs = 2 x MACs" + ("; not all was counted" if lower_bound else "")
+    return Row("macs", f"{unit.name}MACs per image", values, _versus(run, lambda c: c.macs, "fewer", "more"), note)
+
+
+_TIME_LABELS = {"inference": "forward", "training": "training step"}
+
+
+def _time_row(run: Run, mode: Mode) -> Row:
+    latencies = [profile.latency[mode] for profile in run.profiles]
+    medians = [latency.median_s if latency else None for latency in latencies]
+    unit = units.column_unit(units.SECONDS, medians)
+    decimals = min(1 if unit.name != "s" else 2, units.decimals_for(unit, medians))
+    values = tuple(units.in_unit(value, unit, max(decimals, 1)) for value in medians)
+    ratios = [c.latency if mode == "inference" else c.training_latency for c in contrasts(run)]
+    label = f"{_TIME_LABELS[mode]}, {unit.name}"
+    versus = tuple(time_words(ratio, run, profile) for ratio, profile in zip(ratios, run.profiles[1:], strict=True))
+    note = "" if contrasts(run) else _spread(latencies[0], unit, max(decimals, 1))
+    return Row(f"{mode}_s", label, values, versus, note)
+
+
+def _spread(latency: Latency | None, unit: units.Unit, decimals: int) -> str:
+    bounds = latency.ci95_s if latency else None
+    return units.span((bounds[0] / unit.size, bounds[1] / unit.size), decimals) if bounds else ""
+
+
+def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
+    """6.4x faster [6.1, 6.9]; or why there is no verdict."""
+    if ratio is None:
+        return units.UNKNOWN
+    share = doubting.starved_share(run.profiles)
+    if ratio.ratio is None:
+        hint = "close other programs" + ("" if run.settings.threads == 1 else " or --threads 1")
+        reason = f"this process got {units.percent(share, 0)} % of its CPUs; {hint}" if share is not None else "no sessions yet"
+        return f"- inconclusive: {reason}" if ratio.sessions or share is not None else units.UNKNOWN
+    text = faster_words(ratio.ratio, ratio.ci95)
+    if ratio.verdict == "inconclusive":
+        why = "few sessions" if ratio.sessions < statistics.MIN_SESSIONS else "the sessions differ too much"
+        return f"inconclusive: {text}; {why}"
+    return f"equal: {text}" if ratio.verdict == "equal" else text
+
+
+def faster_words(ratio: float, interval: Interval | None) -> str:
+    """0.156, (0.145, 0.163) -> 6.4x faster [6.1, 6.9]; the interval is of the number that is shown."""
+    shown = units.reciprocal(interval) if ratio < 1 else interval
+    words = units.versus(ratio, "faster", "slower", interval) if ratio != 1 else "1.00x"
+    if shown is None:
+        return words
+    return f"{words} {units.span(shown, units.factor_decimals(max(ratio, 1 / ratio), shown))}"
+
+
+def _memory_row(run: Run, mode: Mode) -> Row:
+    peaks = [memory.peak_bytes if (memory := profile.memory[mode]) else None for profile in run.profiles]
+    unit = units.column_unit(units.BYTES, peaks)
+    values = tuple(units.in_unit(value, unit, 1) for value in peaks)
+    versus = _versus(run, lambda c: c.peak_bytes if mode == "inference" else c.training_peak_bytes, "less", "more")
+    return Row(f"{mode}_peak", f"peak, {mode}, {unit.name}", values, versus)
+
+
+def _versus(run: Run, of: Callable[[Contrast], Ratio], less: str, more: str) -> tuple[str, ...]:
+    return tuple(units.versus(of(contrast).ratio, less, more) for contrast in contrasts(run))
+
+
+def receptive_field(candidate: Candidate) -> str:
+    """5x5, all, or a dash."""
+    field = candidate.mixing.receptive_field if candidate.mixing else None
+    return field if isinstance(field, str) else units.size(field)
+
+
+def _field_row(run: Run) -> Row:
+    fields = [profile.mixing.receptive_field if profile.mixing else None for profile in run.profiles]
+    versus = tuple(_field_words(fields[0], field) for field in fields[1:])
+    return Row("receptive_field", "receptive field", tuple(map(receptive_field, run.profiles)), versus)
+
+
+def _field_words(baseline: object, field: object) -> str:
+    if baseline is None or field is None:
+        return units.UNKNOWN
+    if baseline == field:
+        return "the same"
+    if baseline == "all" or field == "all":
+        return "sees everything" if field == "all" else "sees less around a pixel"
+    assert isinstance(baseline, tuple)
+    assert isinstance(field, tuple)
+    if len(baseline) == len(field) and all(a <= b for a, b in zip(field, baseline, strict=True)):
+        return "sees less around a pixel"
+    return "sees more around a pixel" if len(baseline) == len(field) else units.UNKNOWN
+
+
+def _channels_row(run: Run) -> Row:
+    mixings = [profile.mixing for profile in run.profiles]
+    values = tuple(units.integer(mixing.narrowest_channels if mixing else None) for mixing in mixings)
+    versus = tuple(
+        f"the skip carries {mixing.carried_past} past it" if mixing and mixing.carried_past else ""
+        for mixing in mixings[1:]
+    )
+    return Row("narrowest_channels", "narrowest channels", values, versus)
+
+
+# Sentences -----------------------------------------------------------------------------------------------------------
+
+
+def headline(run: Run) -> tuple[str, ...]:
+    """Say in a sentence for each candidate what it wins and loses against the baseline."""
+    if not contrasts(run):
+        return tuple(_alone(profile, run) for profile in run.profiles)
+    return tuple(_against(c, run) for c in contrasts(run))
+
+
+def _against(contrast: Contrast, run: Run) -> str:
+    parts = []
+    counts = [("parameters", contrast.params.ratio), ("MACs", contrast.macs.ratio)]
+    by_text: dict[str, list[str]] = {}
+    for noun, ratio in counts:
+        if ratio is not None:
+            by_text.setdefault(units.versus(ratio, "fewer", "more"), []).append(noun)
+    for text, nouns in by_text.items():
+        parts.append(
+            f"has {text} {' and '.join(nouns)}" if text != "the same" else f"has the same {' and '.join(nouns)}"
+        )
+    parts += _time_clauses(contrast)
+    if contrast.training_peak_bytes.ratio is not None:
+        memory = units.versus(contrast.training_peak_bytes.ratio, "less", "more")
+        parts.append(f"needs {memory} memory to train")
+    if not parts:
+        return f"{contrast.name}: nothing to compare was measured."
+    return f"{contrast.name} {_enumerated(parts)} than {run.profiles[0].name}."
+
+
+def _time_clauses(contrast: Contrast) -> list[str]:
+    clauses = []
+    for ratio, what in ((contrast.latency, "runs"), (contrast.training_latency, "trains")):
+        if ratio is None or ratio.ratio is None or ratio.verdict == "inconclusive":
+            continue
+        words = "as fast" if ratio.verdict == "equal" else faster_words(ratio.ratio, ratio.ci95)
+        clauses.append(f"{what} {words}")
+    return clauses
+
+
+def _enumerated(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _alone(profile: Candidate, run: Run) -> str:
+    macs = macs_per_image(profile)
+    parts = [f"has {units.integer(profile.analysis.params)} parameters" if profile.analysis else ""]
+    parts.append(f"takes {units.count(macs)}MACs an image" if macs is not None else "")
+    latency = profile.latency.inference
+    parts.append(f"runs a batch in {units.seconds(latency.median_s)}" if latency else "")
+    memory = profile.memory.training
+    parts.append(f"needs {units.bytes_(memory.peak_bytes)} to train" if memory else "")
+    known = [part for part in parts if part]
+    return f"{profile.name} {_enumerated(known)}." if known else f"{profile.name}: nothing was measured."
+
+
+def bottom_line(run: Run) -> str:
+    """17x less arithmetic buys 6.4x in time and 1.4x in training memory; empty where there is nothing to trade."""
+    if len(contrasts(run)) != 1:
+        return ""
+    (contrast,) = contrasts(run)
+    macs, time, memory = contrast.macs.ratio, contrast.latency, contrast.training_peak_bytes.ratio
+    if not macs or macs >= 1 or time is None or time.ratio is None or time.verdict in ("inconclusive", "equal"):
+        return ""
+    bought = [f"{units.factor(1 / time.ratio)} in time" if time.ratio < 1 else "nothing in time"]
+    if memory:
+        bought.append(f"{units.factor(1 / memory)} in training memory" if memory < 1 else "nothing in training memory")
+    return f"{1 / macs:.{0 if macs < 0.1 else 1}f}x less arithmetic buys {' and '.join(bought)}."
+
+
+def answers(run: Run) -> tuple[tuple[str, str], ...]:
+    """Answer the three questions of a block with this run's numbers: parameters, operations, what it combines."""
+    known = [profile for profile in run.profiles if profile.analysis]
+    if not known:
+        return ()
+    return (
+        ("Parameters", " ".join(_params_sentence(profile) for profile in known) + _closing(run, "params")),
+        ("Operations", " ".join(_macs_sentence(profile) for profile in known) + _closing(run, "macs")),
+        ("Combining the input within feature maps", " ".join(_field_sentence(profile) for profile in known)),
+        ("Combining the input across feature maps", " ".join(_channels_sentence(profile) for profile in known)),
+    )
+
+
+def _params_sentence(profile: Candidate) -> str:
+    assert profile.analysis
+    parts = [layer.params for layer in profile.analysis.layers if layer.params]
+    working = f" = {' + '.join(map(units.integer, parts))}" if 1 < len(parts) <= 6 else ""
+    return f"{profile.name} has {units.integer(profile.analysis.params)}{working}."
+
+
+def _macs_sentence(profile: Candidate) -> str:
+    assert profile.analysis
+    macs = macs_per_image(profile)
+    return f"{profile.name} takes {units.integer(round(macs or 0))} MACs an image."
+
+
+def _closing(run: Run, what: str) -> str:
+    said = [
+        f"{contrast.name} has {units.versus(getattr(contrast, what).ratio, 'fewer', 'more')}"
+        for contrast in contrasts(run)
+        if getattr(contrast, what).ratio not in (None, 1)
+    ]
+    return f" Against {run.profiles[0].name}, {_enumerated(said)}." if said else ""
+
+
+def _field_sentence(profile: Candidate) -> str:
+    field = receptive_field(profile)
+    if field == units.UNKNOWN:
+        return f"How far an output of {profile.name} sees is not known: it holds operators that cnnprof cannot follow."
+    if field == "all":
+        return f"An output of {profile.name} sees the whole input, through a global operator."
+    return f"An output of {profile.name} sees {field} input elements of each feature map."
+
+
+def _channels_sentence(profile: Candidate) -> str:
+    mixing = profile.mixing
+    if mixing is None or mixing.narrowest_channels is None:
+        return f"{profile.name} has no convolution to mix feature maps."
+    past = f"; a shorter path carries {mixing.carried_past} past it" if mixing.carried_past else ""
+    return f"In {profile.name} all goes through {mixing.narrowest_channels} channels at the narrowest place{past}."
+
+
+# Layers --------------------------------------------------------------------------------------------------------------
+
+
+def layer_table(candidate: Candidate, most: int = 60) -> Table | None:
+    """Params, MACs and time by layer, exclusive; rows without any of them are left out, the smallest ones summed up."""
+    analysis = candidate.analysis
+    if analysis is None:
+        return None
+    times = {layer.path: layer for layer in candidate.time.layers} if candidate.time else {}
+    spent = {path: time.forward_s + (time.backward_s or 0.0) for path, time in times.items()}
+    unit = units.column_unit(units.SECONDS, spent.values())
+    total_macs = analysis.macs or 1
+    batch = analysis.batch_size
+    total_s = sum(spent.values())
+    macs_unit = units.gigas([layer.macs / batch for layer in analysis.layers])
+    rows = [
+        (
+            layer.path or "(itself)",
+            f"{layer.kind} {layer.detail}".strip(),
+            units.size(layer.output_shape[1:] if layer.output_shape else None),
+            units.integer(layer.params),
+            units.in_unit(layer.macs / batch, macs_unit, 3),
+            units.percent(layer.macs / total_macs) if analysis.macs else units.UNKNOWN,
+            units.in_unit(times[layer.path].forward_s, unit, 2) if layer.path in times else units.UNKNOWN,
+            units.in_unit(times[layer.path].backward_s, unit, 2) if layer.path in times else units.UNKNOWN,
+            units.bar(spent.get(layer.path, 0.0) / total_s if total_s else layer.macs / total_macs, 12),
+        )
+        for layer in analysis.layers
+        if layer.params or layer.macs or spent.get(layer.path, 0.0) > 0.001 * total_s
+    ]
+    for path, name in (("(loss)", "loss"), ("(optimizer)", "optimizer step")):
+        if path in times:
+            time = times[path]
+            rows.append((name, "", "", "", "", "", units.in_unit(time.forward_s, unit, 2),
+                         units.in_unit(time.backward_s, unit, 2), units.bar(spent[path] / total_s, 12)))  # fmt: skip
+    if candidate.time and candidate.time.remainder_s is not None:
+        remainder = units.in_unit(max(0.0, candidate.time.remainder_s), unit, 2)
+        rows.append(("outside operators", "", "", "", "", "", remainder, units.UNKNOWN, ""))
+    forward = sum(time.forward_s for time in times.values()) if times else None
+    backward = sum(time.backward_s or 0.0 for time in times.values()) if times else None
+    if len(rows) > most:
+        rows = [*rows[:most], (f"... {len(rows) - most} more", "", "", "", "", "", "", "", "")]
+    rows.append((
+        "total", "", "", units.integer(analysis.params), units.in_unit(analysis.macs / batch, macs_unit, 3), "100.0",
+        units.in_unit(forward, unit, 2), units.in_unit(backward, unit, 2), "",
+    ))  # fmt: skip
+    columns = (
+        "layer",
+        "kind",
+        "output",
+        "params",
+        f"{macs_unit.name}MACs",
+        "% of MACs",
+        f"forward, {unit.name}",
+        f"backward, {unit.name}",
+        BARS,
+    )
+    droppable = (BARS, "% of MACs", "output", "kind")
+    return Table(candidate.name, columns, tuple(rows), frozenset({"layer", "kind", BARS}), droppable, total=True)
+
+
+def known_columns(table: Table, leave_out: str = "") -> Table:
+    """Leave out the columns that hold nothing, and one by its name."""
+    kept = [
+        number
+        for number, column in enumerate(table.columns)
+        if column != leave_out and any(row[number] not in ("", units.UNKNOWN) for row in table.rows)
+    ]
+    return dataclasses.replace(
+        table,
+        columns=tuple(table.columns[number] for number in kept),
+        rows=tuple(tuple(row[number] for number in kept) for row in table.rows),
+    )
+
+
+# Times ---------------------------------------------------------------------------------------------------------------
+
+
+def time_table(run: Run) -> Table | None:
+    """Median, interval and processors of each candidate and mode."""
+    found = _latencies(run)
+    if not found:
+        return None
+    unit, decimals = _time_unit([latency.median_s for _, _, latency in found])
+    rows = [
+        (
+            name,
+            _TIME_LABELS[mode],
+            units.in_unit(latency.median_s, unit, decimals),
+            _spread(latency, unit, decimals) or units.UNKNOWN,
+            units.integer(sum(map(len, latency.sessions))),
+            f"{len(latency.counted)} of {len(latency.sessions)}",
+            units.percent(latency.cpu_share, 0),
+            units.percent(latency.got_share, 0),
+        )
+        for name, mode, latency in found
+    ]
+    columns = ("model", "what", f"median, {unit.name}", "95 % interval", "calls", "sessions counted", "CPU share, %",
+               "got of its CPUs, %")  # fmt: skip
+    return Table("Time", columns, tuple(rows), frozenset({"model", "what"}))
+
+
+def session_table(run: Run) -> Table | None:
+    """Every session: its median and extremes, and whether it counts."""
+    found = _latencies(run)
+    if not found:
+        return None
+    unit, decimals = _time_unit([latency.median_s for _, _, latency in found])
+    rows = []
+    for name, mode, latency in found:
+        for number, times in enumerate(latency.sessions):
+            shown = (latency.session_median_s(number), min(times), max(times))
+            share = latency.cpu_shares[number] if latency.cpu_shares else None
+            verdict = "starved, left out" if latency.starved(number) else "counted"
+            rows.append((name, _TIME_LABELS[mode], units.integer(number + 1), units.integer(len(times)),
+                         *(units.in_unit(value, unit, decimals) for value in shown), units.percent(share, 0),
+                         verdict))  # fmt: skip
+    columns = ("model", "what", "session", "calls", f"median, {unit.name}", "fastest", "slowest", "CPU share, %", "")
+    return Table("Sessions", columns, tuple(rows), frozenset({"model", "what", ""}))
+
+
+def _latencies(run: Run) -> list[tuple[str, Mode, Latency]]:
+    return [(profile.name, mode, latency) for profile in run.profiles for mode, latency in profile.latency.items()]
+
+
+def _time_unit(medians: Sequence[float]) -> tuple[units.Unit, int]:
+    unit = units.column_unit(units.SECONDS, medians)
+    return unit, max(1, min(1 if unit.name != "s" else 2, units.decimals_for(unit, medians)))
+
+
+# The foot ------------------------------------------------------------------------------------------------------------
+
+
+def foot(run: Run) -> tuple[tuple[str, str], ...]:
+    """Command, commit, machine, method, convention and what was not counted."""
+    machine, settings = run.machine, run.settings
+    cores = f"{machine.physical_cores or '?'} cores, {machine.logical_cores or '?'} logical"
+    hardware = [machine.cpu, cores, units.bytes_(machine.memory_bytes), machine.device_name or "", machine.os]
+    load = "" if machine.load is None else f"load {machine.load:.2f} at the start"
+    software = [
+        f"Python {machine.python}",
+        f"torch {machine.torch}",
+        f"CUDA {machine.cuda}" if machine.cuda else "",
+        load,
+    ]
+    entries = [
+        ("command", run.command),
+        ("commit", run.commit or units.UNKNOWN),
+        ("date", run.created),
+        ("machine", ", ".join(part for part in (*hardware, *software) if part)),
+        ("method", _method(run)),
+    ]
+    if any(profile.analysis for profile in run.profiles):
+        entries += [
+            ("training step", f"forward, loss, backward, optimizer step; {settings.optimizer}; loss: {settings.loss}"),
+            ("convention", CONVENTION),
+            ("not counted", _not_counted(run)),
+        ]
+    return tuple(entries)
+
+
+def sessions_text(run: Run) -> str:
+    """Intervals: 95 %, over 5 sessions."""
+    counts = [len(latency.sessions) for profile in run.profiles for _, latency in profile.latency.items()]
+    if not counts:
+        return "no session was measured"
+    over = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    return f"intervals: 95 %, over {over} session{'' if max(counts) == 1 else 's'}"
+
+
+def _method(run: Run) -> str:
+    kept = "the C library kept its memory" if run.machine.allocator == "kept" else "the C library's own allocator"
+    return (
+        f"{sessions_text(run)}, each with candidates and inputs built anew; within a session bursts of every candidate "
+        f"in random order, the first call of each dropped; {kept} while measuring; seed {run.settings.seed}. "
+        "A ratio is taken session by session; its interval is Student's t over the logs. Memory is the allocator's: "
+        "the largest sum of live tensor bytes. Times by layer come from one profiled pass apart from the timed ones."
+    )
+
+
+def _not_counted(run: Run) -> str:
+    said = [
+        f"{profile.name}: {doubting.uncounted_text(profile.analysis)}"
+        for profile in run.profiles
+        if profile.analysis and profile.analysis.uncounted
+    ]
+    return "; ".join(said) or "every operator was counted or is known to have no multiply-accumulates"
+
+
+def not_counted(analysis: Analysis) -> str:
+    """Say what a total lacks, or that it lacks nothing."""
+    return doubting.uncounted_text(analysis) if analysis.uncounted else "Everything counted."
+
+
+# An analysis ---------------------------------------------------------------------------------------------------------
+
+
+def analysis_headline(analysis: Analysis) -> str:
+    """Resnet50 has 25,557,032 parameters and takes 4.09 GMACs an image."""
+    macs = units.count(analysis.macs / analysis.batch_size)
+    return f"{analysis.model} has {units.integer(analysis.params)} parameters and takes {_macs_noun(macs)} an image."
+
+
+def _macs_noun(count: str) -> str:
+    return f"{count}MACs" if count[-1].isalpha() else f"{count} MACs"
+
+
+def analysis_header(analysis: Analysis) -> str:
+    """256x56x56 · batch 8 · nothing was run."""
+    size = units.size(analysis.input_size) if analysis.input_size else "its own inputs"
+    how = "nothing was run" if analysis.rung == "meta" else "one forward pass was run on the CPU"
+    return " · ".join((size, f"batch {analysis.batch_size}", how))
+
+
+def analysis_foot(analysis: Analysis) -> tuple[tuple[str, str], ...]:
+    """Convention, what was not counted, and what other tools say of the same network."""
+    books = [
+        f"{tool}: " + ", ".join(f"{units.count(number)} {name}" for name, number in known.items())
+        for tool, book in analysis.conventions.items()
+        if (known := {name.replace("flops", "FLOPs"): number for name, number in book.items() if number is not None})
+    ]
+    said = (("other tools' books", "; ".join(books)),) if books else ()
+    return (("convention", CONVENTION), ("not counted", not_counted(analysis)), *said)

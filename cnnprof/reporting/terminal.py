@@ -1,0 +1,139 @@
+"""Records as text for a terminal: the main table, the tree of layers, a model's screen. Prints nothing. No torch."""
+
+import io
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table as Grid
+from rich.text import Text
+
+from cnnprof import units
+from cnnprof.records import Analysis, Record, Run
+from cnnprof.reporting import tables, tree
+
+VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
+
+
+def text(record: Record, width: int = 100) -> str:
+    """Render a record as plain text."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(renderable(record))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def renderable(record: Record, depth: int = 2, sort: str | None = None) -> RenderableType:
+    """Make what rich prints of a record; `depth` and `sort` concern an analysis."""
+    if isinstance(record, Analysis):
+        return analysis(record, depth, sort)
+    return run(record)
+
+
+def run(document: Run) -> RenderableType:
+    """The screen of a comparison or of a profile."""
+    parts: list[RenderableType] = [Text(tables.header(document)), Text(), summary(document)]
+    if len(document.profiles) == 1:
+        parts += [Text(), _layers(document)]
+    parts += [Text(), *_closing_lines(document)]
+    return Group(*parts)
+
+
+def _closing_lines(document: Run) -> Iterable[RenderableType]:
+    line = tables.bottom_line(document)
+    if line:
+        yield Text(line)
+    yield Text(tables.sessions_text(document), style="dim")
+    for doubt in document.doubts:
+        yield doubt_line(doubt.about, doubt.message, doubt.hint)
+
+
+def doubt_line(about: str, message: str, hint: str) -> Text:
+    """Name what a doubt is about, what it says, and what to do."""
+    said = Text.assemble((f"{about}: ", "bold yellow"), message)
+    return said.append(f"; {hint}" if hint else "")
+
+
+def summary(document: Run) -> Grid:
+    """The main table: metrics down, candidates across."""
+    grid = Grid(box=None, pad_edge=False, padding=(0, 1, 0, 2), header_style="bold")
+    grid.add_column("", no_wrap=True)
+    for profile in document.profiles:
+        grid.add_column(Text(profile.name, overflow="fold"), justify="right", min_width=9, overflow="fold")
+    contrasts = tables.contrasts(document)
+    if len(contrasts) == 1:
+        grid.add_column(Text(f"{contrasts[0].name} vs {document.profiles[0].name}"), overflow="fold")
+    for row in tables.summary(document):
+        if len(contrasts) == 1:
+            note = f"  ({row.note})" if row.note else ""
+            grid.add_row(row.label, *row.values, coloured(row.versus[0]).append(note, style="dim"))
+        else:
+            grid.add_row(row.label, *row.values)
+            if contrasts:
+                grid.add_row("", Text("1x", style="dim"), *(coloured(words) for words in row.versus))
+    return grid
+
+
+def coloured(words: str) -> Text:
+    """Green where the candidate wins, red where it loses."""
+    style = next((style for word, style in VERDICT_STYLES.items() if word in words.split()), "")
+    return Text(words, style="" if words.startswith(("inconclusive", "-", "equal")) else style)
+
+
+def _layers(document: Run) -> RenderableType:
+    table = tables.layer_table(document.profiles[0])
+    return Text() if table is None else Fitted(table)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A table of text that leaves columns out, in its own order, until it fits the screen."""
+
+    table: tables.Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the widest grid that fits."""
+        dropped: set[str] = set()
+        for column in (None, *self.table.droppable):
+            dropped |= {column} if column else set()
+            grid = grid_of(self.table, dropped)
+            if Measurement.get(console, options.update(width=10_000), grid).maximum <= options.max_width:
+                break
+        yield grid
+
+
+def grid_of(table: tables.Table, dropped: Collection[str] = ()) -> Grid:
+    """Lay a table of text out, without the columns named in `dropped`."""
+    grid = Grid(box=None, pad_edge=False, padding=(0, 0, 0, 2), header_style="bold")
+    kept = [index for index, column in enumerate(table.columns) if column not in dropped]
+    for index in kept:
+        words = table.columns[index] in table.words
+        grid.add_column(table.columns[index].strip(), justify="left" if words else "right", overflow="fold")
+    for number, cells in enumerate(table.rows, 1):
+        style = "bold" if table.total and number == len(table.rows) else ""
+        grid.add_row(*(Text(cells[index]) for index in kept), style=style)
+    return grid
+
+
+# An analysis ---------------------------------------------------------------------------------------------------------
+
+
+def analysis(record: Analysis, depth: int, sort: str | None) -> RenderableType:
+    """The tree of layers, and what was not counted."""
+    size = units.size(record.input_size) if record.input_size else "its own inputs"
+    batch = f" · batch {record.batch_size}" if record.batch_size != 1 else ""
+    how = "nothing was run" if record.rung == "meta" else "one forward pass was run on the CPU"
+    parts: list[RenderableType] = [
+        Text(f"{record.model} · {size}{batch} · {how}"),
+        Text(),
+        Fitted(tree.table(record, depth, sort)),
+        Text(),
+        Text(
+            f"{tables.not_counted(record)} {units.count(record.flops / record.batch_size)}FLOPs an image (2 x MACs), "
+            f"{units.bytes_(record.totals.param_bytes)} of weights. --depth {depth + 1} shows more."
+        ),
+    ]
+    if record.uncalled:
+        parts.append(Text(f"Never reached by the forward pass: {', '.join(record.uncalled)}."))
+    parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in record.doubts]
+    return Group(*parts)

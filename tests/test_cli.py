@@ -1,0 +1,269 @@
+"""The command line as it is typed: exit codes, what stands where, what bad input is told."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnprof import cli, profiling, store
+
+SMALL = ["--input-size", "256x6x6", "-b", "1", "--time", "0.3"]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Run the command line in an empty folder; gives exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cnnprof", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    return typed
+
+
+def test_compare_writes_and_shows(run):
+    code, out, err = run("compare", "regular", "bottleneck", *SMALL)
+    assert (code, err) == (0, "")
+    assert "1,180,160" in out
+    assert "16.9x fewer" in out
+    (path,) = Path("reports").glob("*.json")
+    assert path.name == "regular-vs-bottleneck-b1-256x6x6-time0.3.json"
+    document = json.loads(path.read_text())
+    assert document["schema"] == "cnnprof.comparison/1"
+    assert document["partial"] is False
+    assert document["command"].startswith("cnnprof compare regular bottleneck")
+    assert {file.suffix for file in Path("reports").iterdir()} == {".json", ".md", ".html"}
+    latency = document["profiles"][1]["latency"]["training"]
+    assert len(latency["sessions"]) >= 3
+    assert document["profiles"][0]["memory"]["training"]["peak_bytes"] > 1_180_160 * 8
+    times = document["profiles"][0]["time"]
+    total = sum(row["forward_s"] + row["backward_s"] for row in times["layers"]) + times["remainder_s"]
+    assert total == pytest.approx(document["profiles"][0]["latency"]["training"]["median_s"])
+
+
+def test_json_alone_on_standard_output(run, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nprint('loud')\ndef net():\n    print('louder')\n    return nn.Linear(4, 2)\n"
+    )
+    code, out, err = run("analyze", "net.py:net", "--input-size", "2x4", "--json")
+    assert code == 0
+    assert json.loads(out)["totals"]["macs"] == 16
+    assert "loud" in err
+    options = ["--input-size", "2x4", "--time", "0.2", "--json", "--no-report"]
+    code, out, _ = run("compare", "net.py:net", "x=net.py:net", *options)
+    assert (code, json.loads(out)["baseline"]) == (0, "net.py:net")
+    assert not Path("reports").exists()
+
+
+def test_outputs_go_where_they_are_asked(run):
+    options = ["-b", "1", "--time", "0.2", "-o", "a/x.html", "-o", "y.csv", "--mode", "inference", "--quiet"]
+    code, *_ = run("profile", "cnn", *options)
+    assert code == 0
+    assert sorted(map(str, Path().rglob("*.*"))) == ["a/x.html", "y.csv"]
+    assert Path("y.csv").read_text().startswith("model,mode,session,time_s\ncnn,inference,0,")
+
+
+def test_a_report_of_a_saved_run(run):
+    run("compare", "cnn", "small=cnn(channels=[8])", "-b", "1", "--time", "0.2", "-o", "runs/a.json", "--quiet")
+    code, out, _ = run("report", "runs/a.json")
+    assert code == 0
+    assert "runs/a.html  (+ .md)" in out
+    assert "821,206" in Path("runs/a.md").read_text()
+    code, _, _ = run("report", "runs/a.json", "-o", "elsewhere")
+    assert sorted(file.name for file in Path("elsewhere").iterdir()) == ["a.html", "a.json", "a.md"]
+
+
+def test_two_inputs_from_a_file(run, tmp_path):
+    (tmp_path / "two.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Two(nn.Module):\n"
+        "    def __init__(self, width):\n        super().__init__()\n        self.a = nn.Linear(8, width)\n"
+        "    def forward(self, x, y):\n        return self.a(x + y)\n"
+        "def two(width=4):\n    return Two(width), (torch.randn(3, 8), torch.randn(3, 8))\n"
+    )
+    code, out, err = run("compare", "narrow=two.py:two", "wide=two.py:two(width=16)", "--time", "0.2", "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert [profile["name"] for profile in document["profiles"]] == ["narrow", "wide"]
+    assert document["comparisons"][0]["macs"]["ratio"] == 4
+    assert any("its own inputs, of batch 3" in doubt["message"] for doubt in document["doubts"])
+
+
+def test_a_loss_from_a_file(run, tmp_path):
+    (tmp_path / "loss.py").write_text("def square(output):\n    return (output ** 2).sum()\n")
+    options = ["-b", "2", "--time", "0.2", "--json", "--no-report"]
+    code, out, _ = run("profile", "cnn", "--loss", "loss.py:square", *options)
+    assert (code, json.loads(out)["settings"]["loss"]) == (0, "square")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compare", "regular"], "cnnprof profile"),
+        (["compare", "regular", "resnet5O"], "nearest: resnet50"),
+        (["compare", "regular", "bottleneck("], "is no MODEL"),
+        (["compare", "regular", "bottleneck", "--input-size", "3,224"], "--input-size '3,224'"),
+        (["compare", "regular", "bottleneck", "--input-size", "3x0x4"], "--input-size '3x0x4'"),
+        (["compare", "regular", "bottleneck", "--input-size", "4x8x8"], "refused its input 1x4x8x8"),
+        (["compare", "regular", "bottleneck", "-b", "0"], "batch size 0"),
+        (["compare", "regular", "bottleneck", "--threads", "0"], "threads 0"),
+        (["compare", "regular", "bottleneck", "--time", "-1"], "time -1.0"),
+        (["compare", "regular", "bottleneck", "--ci", "much"], "--ci 'much'"),
+        (["compare", "regular", "bottleneck", "--mode", "both"], "inference or training"),
+        (["compare", "regular", "bottleneck", "--dtype", "int3"], "dtype 'int3'"),
+        (["compare", "regular", "bottleneck", "--device", "tpu"], "device 'tpu'"),
+        (["compare", "regular", "bottleneck", "-o", "x.pdf"], "x.pdf"),
+        (["compare", "regular", "bottleneck", "-o", "/proc/none"], "cannot be written"),
+        (["compare", "regular", "bottleneck", "--loss", "square"], "file.py:name"),
+        (["compare", "regular", "bottleneck", "--nonsense"], "--nonsense"),
+        (["profile", "nowhere.py:Net"], "no file nowhere.py"),
+        (["analyze", "cnn", "--depth", "0"], "depth 0"),
+        (["analyze", "cnn", "--sort", "age"], "sort 'age'"),
+        (["analyze", "torch.nn:ReLU"], "does not say what it is fed"),
+        (["models", "zzzz"], "'zzzz'"),
+        (["report", "none.json"], "cannot be read"),
+        (["frobnicate"], "frobnicate"),
+        ([], ""),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(run, arguments, said):
+    code, _, err = run(*arguments)
+    assert code == 2
+    if arguments:
+        assert said in err
+        assert err.count("\n") == 1
+        assert err.startswith("cnnprof: ")
+    assert not list(Path().glob("reports/*.json"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none(run):
+    code, _, err = run("profile", "cnn", "--device", "cuda")
+    assert code == 2
+    assert "finds none here; use --device cpu" in err
+
+
+def test_a_model_that_fails_half_way_leaves_the_others_saved(run, tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "from torch import nn\n"
+        "class Bad(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.a = nn.Linear(4, 4)\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n            raise MemoryError('too large')\n"
+        "        return self.a(x)\n"
+        "class Good(Bad):\n    def forward(self, x):\n        return self.a(x)\n"
+    )
+    code, _, err = run(
+        "compare", "good=bad.py:Good", "bad=bad.py:Bad", "other=bad.py:Good", "--input-size", "2x4", "--time", "0.3"
+    )  # fmt: skip
+    assert code == 2
+    assert err == "cnnprof: bad: its measurement stopped: training: MemoryError: too large; the rest is saved\n"
+    (path,) = Path("reports").glob("*.json")
+    document = json.loads(path.read_text())
+    assert document["profiles"][1]["failure"]
+    assert document["profiles"][1]["latency"]["inference"]["median_s"] > 0
+    assert document["comparisons"][1]["training_latency"]["ratio"] is not None
+
+
+def test_ctrl_c_saves_what_was_measured(run, monkeypatch):
+    sessions = []
+    whole = profiling._by_mode
+
+    def interrupting(name, measured):
+        sessions.append(len(measured))
+        if sessions[-1] > 1:
+            raise KeyboardInterrupt
+        return whole(name, measured)
+
+    monkeypatch.setattr(profiling, "_by_mode", interrupting)
+    code, _, err = run("compare", "cnn", "small=cnn(channels=[8])", "-b", "1", "--time", "0.3", "-o", "out")
+    assert code == 130
+    assert "marked partial" in err
+    document = json.loads(next(Path("out").glob("*.partial.json")).read_text())
+    assert document["partial"] is True
+    assert len(document["profiles"][0]["latency"]["inference"]["sessions"]) == 1
+    assert any("interrupted" in doubt["message"] for doubt in document["doubts"])
+
+
+def test_a_kill_leaves_the_sessions_measured_so_far(run, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(profiling, "_looked_into", killed)
+    monkeypatch.setattr(sys, "argv", ["cnnprof", "compare", "cnn", "x=cnn", "-b", "1", "--time", "0.3", "-o", "out"])
+    with pytest.raises(Killed):
+        cli.main()
+    (path,) = Path("out").iterdir()
+    assert path.name.endswith(".partial.json")
+    assert len(store.read(path).profiles[0].latency.inference.sessions) >= 3
+
+
+def test_strict_is_exit_code_1(run, tmp_path):
+    (tmp_path / "fft.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Fft(nn.Module):\n    def forward(self, x):\n        return torch.fft.rfft2(x).real\n"
+    )
+    code, out, err = run("analyze", "fft.py:Fft", "--input-size", "1x8x8", "--strict")
+    assert code == 1
+    assert "1 operator not counted" in err
+    assert "1 operator not counted" in out
+    assert run("analyze", "fft.py:Fft", "--input-size", "1x8x8")[0] == 0
+    assert run("analyze", "cnn", "--strict")[0] == 0
+
+
+def test_the_tree_folds_equal_children(run):
+    code, out, _ = run("analyze", "resnet50")
+    assert code == 0
+    assert "layer1  3 x Bottleneck" in out
+    assert "25,557,032" in out
+    assert "Everything counted." in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    first, second = (run("analyze", "resnet50", "--sort", "params")[1].splitlines()[i].split()[0] for i in (3, 4))
+    assert (first, second) == ("layer4", "layer3")
+
+
+def test_models(run):
+    code, out, _ = run("models")
+    assert code == 0
+    assert "regular" in out
+    assert "25,557,032" in out
+    assert "timm" not in out
+    assert "resnet50d" in run("models", "RESNET50*")[1] or not pytest.importorskip("timm")
+
+
+def python(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout, done.stderr
+
+
+def test_what_needs_no_torch_does_not_import_it(tmp_path, run):
+    run("compare", "cnn", "x=cnn", "-b", "1", "--time", "0.2", "-o", "a.json", "--quiet")
+    code = (
+        "import sys\nfrom cnnprof import cli\n"
+        "for text in ('--help', 'compare --help', '--version', 'models res*', 'report a.json'):\n"
+        "    sys.argv = ['cnnprof', *text.split()]\n"
+        "    try:\n        cli.main()\n    except SystemExit as done:\n        assert not done.code, done.code\n"
+        "print('torch' in sys.modules, 'torchvision' in sys.modules, 'timm' in sys.modules)\n"
+    )
+    out, err = python(code)
+    assert out.splitlines()[-1] == "False False False"
+    assert err == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "start", [[sys.executable, "-m", "cnnprof"], [str(Path(sys.executable).with_name("cnnprof"))]], ids=["-m", "script"]
+)
+def test_both_ways_to_start_it(start):
+    done = subprocess.run([*start, "--version"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("cnnprof 0.1.0\n", "")
