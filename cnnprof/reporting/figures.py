@@ -410,12 +410,14 @@ def _svg(figure: Figure, description: str) -> str:
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # a rule for `*`, which would reach the whole page
     for stand_in, css in _CSS.items():
         svg = svg.replace(stand_in, css)
     svg = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", svg)
     svg = _own_ids(svg, hashlib.sha256((description + svg).encode()).hexdigest()[:8])
     label = escape(_printable(description), quote=True)
-    head = f'<svg class="cnnprof-figure" role="img" aria-label="{label}" style="width: 100%; height: auto"'
+    look = 'stroke-linejoin="round" style="width: 100%; height: auto"'
+    head = f'<svg class="cnnprof-figure" role="img" aria-label="{label}" {look}'
     return re.sub(r"<svg ([^>]*?)>", lambda match: f"{head} {_without_size(match[1])}>", svg, count=1)
 
 

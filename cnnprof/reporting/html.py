@@ -59,7 +59,7 @@ def render(record: Record) -> str:
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    view = _analysis_view(record) if isinstance(record, Analysis) else _run_view(record)
+    view = _analysis_view(record) if isinstance(record, Analysis) else _head_view(record)
     return _templates().get_template("fragment.html").render(view)
 
 
@@ -82,34 +82,46 @@ def _templates() -> jinja2.Environment:
 # What a page shows ---------------------------------------------------------------------------------------------------
 
 
-_MODE_TITLES: dict[Mode, str] = {"inference": "Forward pass", "training": "Training step"}
-
-
-def _run_view(run: Run) -> dict[str, object]:
-    sections = [section for i, profile in enumerate(run.profiles) if (section := _section(run, profile, i))]
-    alone = sections[0] if len(run.profiles) == 1 and sections else None
+def _head_view(run: Run) -> dict[str, object]:
+    """Put together what a page and a notebook both show."""
     return {
         "title": tables.title(run),
         "header": f"{tables.header(run)} · {tables.day(run)}",
         "headline": tables.headline(run),
-        "bottom_line": tables.bottom_line(run),
         "names": [(_colour(run, i), profile.name) for i, profile in enumerate(run.profiles)],
         "doubts": tables.all_doubts(run),
-        "cards": _run_cards(run),
-        "ratios": _picture(figures.ratios(run)),
-        "alone": alone,
         "summary": tables.summary(run),
         "pair": f"{run.profiles[1].name} vs {run.profiles[0].name}" if len(run.profiles) == 2 else "",
         "compared": bool(tables.contrasts(run)),
+        **_first_figure(run),
+    }
+
+
+def _first_figure(run: Run) -> dict[str, object]:
+    if len(run.profiles) > 1:
+        return {"first_title": "How many times better", "first": _picture(figures.ratios(run)), "is_ratio": True}
+    layers = figures.by_layer(run.profiles[0], _colour(run, 0))
+    return {"first_title": "Where it goes", "first": _picture(layers), "is_ratio": False}
+
+
+_MODE_TITLES: dict[Mode, str] = {"inference": "Forward pass", "training": "Training step"}
+
+
+def _run_view(run: Run) -> dict[str, object]:
+    table = tables.time_table(run)
+    return {
+        **_head_view(run),
+        "bottom_line": tables.bottom_line(run),
+        "cards": _run_cards(run),
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
-        "layers": sections,
+        "layers": [section for i, profile in enumerate(run.profiles) if (section := _section(run, profile, i))],
         "times": [
             {"label": label, "svg": picture}
             for mode, label in _MODE_TITLES.items()
             if (picture := _picture(figures.times(run, mode)))
         ],
-        "time_table": (table := tables.time_table(run)) and tables.known_columns(table),
+        "time_table": table and tables.known_columns(table),
         "session_table": tables.session_table(run),
         "foot": tables.foot(run),
     }
@@ -220,7 +232,7 @@ def _section(run: Run, candidate: Candidate, index: int) -> Section | None:
         candidate.name,
         _colour(run, index),
         tables.known_columns(table, leave_out=tables.BARS),
-        _picture(figures.by_layer(candidate, _colour(run, index))),
+        _picture(figures.by_layer(candidate, _colour(run, index))) if len(run.profiles) > 1 else None,
         tables.not_counted(candidate.analysis),
         not candidate.analysis.uncounted,
     )

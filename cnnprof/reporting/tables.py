@@ -183,7 +183,8 @@ def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
     share = doubting.starved_share(run.profiles)
     if ratio.ratio is None:
         hint = "close other programs" + ("" if run.settings.threads == 1 else " or --threads 1")
-        reason = f"this process got {units.percent(share, 0)} % of its CPUs; {hint}" if share is not None else "no sessions yet"
+        got = f"this process got {units.percent(share, 0)} % of its CPUs; {hint}"
+        reason = got if share is not None else "no sessions yet"
         return f"- inconclusive: {reason}" if ratio.sessions or share is not None else units.UNKNOWN
     text = faster_words(ratio.ratio, ratio.ci95)
     if ratio.verdict == "inconclusive":
