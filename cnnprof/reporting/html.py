@@ -233,7 +233,7 @@ def _section(run: Run, candidate: Candidate, index: int) -> Section | None:
         _colour(run, index),
         tables.known_columns(table, leave_out=tables.BARS),
         _picture(figures.by_layer(candidate, _colour(run, index))) if len(run.profiles) > 1 else None,
-        tables.not_counted(candidate.analysis),
+        tables.layer_note(candidate),
         not candidate.analysis.uncounted,
     )
 

@@ -50,7 +50,7 @@ def _run_view(run: Run) -> dict[str, object]:
             {
                 "name": profile.name,
                 "table": tables.known_columns(table),
-                "counted": tables.not_counted(profile.analysis),
+                "counted": tables.layer_note(profile),
             }
             for profile in run.profiles
             if profile.analysis and (table := tables.layer_table(profile, most=10_000))

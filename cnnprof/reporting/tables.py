@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cnnprof import statistics, units
 from cnnprof.comparison import doubts as doubting
-from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Mode, Ratio, Run, TimeRatio
+from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Mode, Ratio, Run, TimeByLayer, TimeRatio
 from cnnprof.statistics import Interval
 
 CONVENTION = (
@@ -375,62 +375,112 @@ def _channels_sentence(profile: Candidate) -> str:
 # Layers --------------------------------------------------------------------------------------------------------------
 
 
-def layer_table(candidate: Candidate, most: int = 60) -> Table | None:
-    """Params, MACs and time by layer, exclusive; rows without any of them are left out, the smallest ones summed up."""
+@dataclass(frozen=True)
+class _Line:
+    """What one layer, or several together, have and take."""
+
+    name: str
+    kind: str = ""
+    output: str = ""
+    params: int = 0
+    macs: float = 0.0
+    forward_s: float | None = None
+    backward_s: float | None = None
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds, forward and backward."""
+        return (self.forward_s or 0.0) + (self.backward_s or 0.0)
+
+
+def layer_table(candidate: Candidate, most: int = 24) -> Table | None:
+    """Params, MACs and time by layer, exclusive; of more than `most` layers the smallest are summed up in one line."""
     analysis = candidate.analysis
     if analysis is None:
         return None
-    times = {layer.path: layer for layer in candidate.time.layers} if candidate.time else {}
-    spent = {path: time.forward_s + (time.backward_s or 0.0) for path, time in times.items()}
-    unit = units.column_unit(units.SECONDS, spent.values())
-    total_macs = analysis.macs or 1
-    batch = analysis.batch_size
-    total_s = sum(spent.values())
-    macs_unit = units.gigas([layer.macs / batch for layer in analysis.layers])
-    rows = [
-        (
+    lines = _few(_lines(analysis, candidate.time), most)
+    total = _sum("total", lines)
+    time_unit = units.column_unit(units.SECONDS, [line.spent_s for line in lines])
+    macs_unit = units.gigas([line.macs for line in lines])
+
+    def cells(line: _Line) -> tuple[str, ...]:
+        whole, part = (total.spent_s, line.spent_s) if total.spent_s else (total.macs, line.macs)
+        return (
+            line.name,
+            line.kind,
+            line.output,
+            units.integer(line.params),
+            units.in_unit(line.macs, macs_unit, 3),
+            units.percent(line.macs / total.macs) if total.macs else units.UNKNOWN,
+            units.in_unit(line.forward_s, time_unit, 2),
+            units.in_unit(line.backward_s, time_unit, 2),
+            units.bar(part / whole, 12) if whole and line is not total else "",
+        )
+
+    columns = ("layer", "kind", "output", "params", f"{macs_unit.name}MACs", "% of MACs",
+               f"forward, {time_unit.name}", f"backward, {time_unit.name}", BARS)  # fmt: skip
+    words = frozenset({"layer", "kind", BARS})
+    droppable = (BARS, "% of MACs", "output", "kind")
+    return Table(candidate.name, columns, tuple(map(cells, (*lines, total))), words, droppable, total=True)
+
+
+def _lines(analysis: Analysis, where: TimeByLayer | None) -> list[_Line]:
+    """Put counts and times together; layers that have and take nothing are left out."""
+    times = {layer.path: layer for layer in where.layers} if where else {}
+    lines = [
+        _Line(
             layer.path or "(itself)",
             f"{layer.kind} {layer.detail}".strip(),
-            units.size(layer.output_shape[1:] if layer.output_shape else None),
-            units.integer(layer.params),
-            units.in_unit(layer.macs / batch, macs_unit, 3),
-            units.percent(layer.macs / total_macs) if analysis.macs else units.UNKNOWN,
-            units.in_unit(times[layer.path].forward_s, unit, 2) if layer.path in times else units.UNKNOWN,
-            units.in_unit(times[layer.path].backward_s, unit, 2) if layer.path in times else units.UNKNOWN,
-            units.bar(spent.get(layer.path, 0.0) / total_s if total_s else layer.macs / total_macs, 12),
+            units.size(layer.output_shape[1:]) if layer.output_shape else "",
+            layer.params,
+            layer.macs / analysis.batch_size,
+            times[layer.path].forward_s if layer.path in times else None,
+            times[layer.path].backward_s if layer.path in times else None,
         )
         for layer in analysis.layers
-        if layer.params or layer.macs or spent.get(layer.path, 0.0) > 0.001 * total_s
     ]
-    for path, name in (("(loss)", "loss"), ("(optimizer)", "optimizer step")):
-        if path in times:
-            time = times[path]
-            rows.append((name, "", "", "", "", "", units.in_unit(time.forward_s, unit, 2),
-                         units.in_unit(time.backward_s, unit, 2), units.bar(spent[path] / total_s, 12)))  # fmt: skip
-    if candidate.time and candidate.time.remainder_s is not None:
-        remainder = units.in_unit(max(0.0, candidate.time.remainder_s), unit, 2)
-        rows.append(("outside operators", "", "", "", "", "", remainder, units.UNKNOWN, ""))
-    forward = sum(time.forward_s for time in times.values()) if times else None
-    backward = sum(time.backward_s or 0.0 for time in times.values()) if times else None
-    if len(rows) > most:
-        rows = [*rows[:most], (f"... {len(rows) - most} more", "", "", "", "", "", "", "", "")]
-    rows.append((
-        "total", "", "", units.integer(analysis.params), units.in_unit(analysis.macs / batch, macs_unit, 3), "100.0",
-        units.in_unit(forward, unit, 2), units.in_unit(backward, unit, 2), "",
-    ))  # fmt: skip
-    columns = (
-        "layer",
-        "kind",
-        "output",
-        "params",
-        f"{macs_unit.name}MACs",
-        "% of MACs",
-        f"forward, {unit.name}",
-        f"backward, {unit.name}",
-        BARS,
+    parts = [("(loss)", "loss"), ("(optimizer)", "optimizer step")]
+    lines += [
+        _Line(name, forward_s=times[path].forward_s, backward_s=times[path].backward_s)
+        for path, name in parts
+        if path in times
+    ]
+    return [line for line in lines if line.params or line.macs or line.spent_s]
+
+
+def _few(lines: Sequence[_Line], most: int) -> list[_Line]:
+    """Sum up the lines that take least time, or fewest MACs where no time is known."""
+    if len(lines) <= most:
+        return list(lines)
+    largest = sorted(lines, key=lambda line: (line.spent_s, line.macs, line.params), reverse=True)[: most - 1]
+    rest = [line for line in lines if line not in largest]
+    return [*(line for line in lines if line in largest), _sum(f"{len(rest):,} smaller layers", rest)]
+
+
+def _sum(name: str, lines: Sequence[_Line]) -> _Line:
+    forward = [line.forward_s for line in lines if line.forward_s is not None]
+    backward = [line.backward_s for line in lines if line.backward_s is not None]
+    return _Line(
+        name,
+        params=sum(line.params for line in lines),
+        macs=sum(line.macs for line in lines),
+        forward_s=sum(forward) if forward else None,
+        backward_s=sum(backward) if backward else None,
     )
-    droppable = (BARS, "% of MACs", "output", "kind")
-    return Table(candidate.name, columns, tuple(rows), frozenset({"layer", "kind", BARS}), droppable, total=True)
+
+
+def layer_note(candidate: Candidate) -> str:
+    """Say what the MACs and the times of the layers leave out."""
+    said = not_counted(candidate.analysis) if candidate.analysis else ""
+    where = candidate.time
+    if where is None or where.remainder_s is None:
+        return said
+    trained = any(layer.backward_s is not None for layer in where.layers)
+    whole = f"the {'training step' if trained else 'forward pass'}'s median"
+    rest = units.seconds(abs(where.remainder_s))
+    if where.remainder_s < 0:
+        return f"{said} The layers of the profiled pass add up to {rest} more than {whole}."
+    return f"{said} The layers add up to {rest} less than {whole}: Python, dispatch, idle threads."
 
 
 def known_columns(table: Table, leave_out: str = "") -> Table:

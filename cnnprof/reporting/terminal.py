@@ -63,14 +63,17 @@ def summary(document: Run) -> Grid:
     contrasts = tables.contrasts(document)
     if len(contrasts) == 1:
         grid.add_column(Text(f"{contrasts[0].name} vs {document.profiles[0].name}"), overflow="fold")
+    elif not contrasts:
+        grid.add_column("")
     for row in tables.summary(document):
-        if len(contrasts) == 1:
+        if not contrasts:
+            grid.add_row(row.label, *row.values, Text(row.note, style="dim"))
+        elif len(contrasts) == 1:
             note = f"  ({row.note})" if row.note else ""
             grid.add_row(row.label, *row.values, coloured(row.versus[0]).append(note, style="dim"))
         else:
             grid.add_row(row.label, *row.values)
-            if contrasts:
-                grid.add_row("", Text("1x", style="dim"), *(coloured(words) for words in row.versus))
+            grid.add_row("", Text("1x", style="dim"), *(coloured(words) for words in row.versus))
     return grid
 
 
@@ -82,7 +85,7 @@ def coloured(words: str) -> Text:
 
 def _layers(document: Run) -> RenderableType:
     table = tables.layer_table(document.profiles[0])
-    return Text() if table is None else Fitted(table)
+    return Text() if table is None else Group(Fitted(table), Text(tables.layer_note(document.profiles[0]), style="dim"))
 
 
 @dataclass(frozen=True)
