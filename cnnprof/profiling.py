@@ -465,7 +465,8 @@ def timed(
         latencies = {name: _by_mode(name, measured) for name in names}
         yield latencies, session.failures
         spent = clock.now() - started
-        if len(measured) >= statistics.MIN_SESSIONS and spent * (1 + 0.5 / len(measured)) >= time_s:
+        # The passes that follow take about as long as a session: they belong to the same time.
+        if len(measured) >= statistics.MIN_SESSIONS and spent * (1 + 1.25 / len(measured)) >= time_s:
             return
         if _narrow(list(latencies.values()), settings):
             return
