@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -76,6 +76,14 @@ class Listener:
     progress: Callable[[float], None] = lambda share: None
 
 
+@dataclass(frozen=True)
+class Instruments:
+    """What is measured with: the clock, and the profiler of operators and allocations; tests put in their own."""
+
+    clock: latency.Clock = field(default_factory=latency.Clock)
+    profiled: Callable[[steps.Step], operators.Pass] = operators.profiled
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C while measuring; `run` holds what had been measured by then."""
 
@@ -108,6 +116,7 @@ def profile(
     inputs: Any = None,
     loss: steps.Loss | None = None,
     listener: Listener | None = None,
+    instruments: Instruments | None = None,
     **options: Unpack[Options],
 ) -> Profile:
     """Analyze and measure one model: its forward pass and training step, their memory, and where the time goes.
@@ -116,7 +125,7 @@ def profile(
     """
     settings = _settings(input_size, batch_size, options, loss)
     subject = _subject(None, model, input_size, batch_size, inputs)
-    run = _measured([subject], settings, loss, listener or Listener(), alone=True)
+    run = _measured([subject], settings, loss, listener or Listener(), instruments or Instruments(), alone=True)
     assert isinstance(run, Profile)
     return run
 
@@ -129,6 +138,7 @@ def compare(
     inputs: Any = None,
     loss: steps.Loss | None = None,
     listener: Listener | None = None,
+    instruments: Instruments | None = None,
     **options: Unpack[Options],
 ) -> Comparison:
     """Analyze and measure models together; the first is the baseline.
@@ -141,7 +151,7 @@ def compare(
         raise UsageError(f"compare takes two models or more and was given {len(named)}; `profile` looks at one")
     settings = _settings(input_size, batch_size, options, loss)
     subjects = _told_apart([_subject(name, model, input_size, batch_size, inputs) for name, model in named])
-    run = _measured(subjects, settings, loss, listener or Listener(), alone=False)
+    run = _measured(subjects, settings, loss, listener or Listener(), instruments or Instruments(), alone=False)
     assert isinstance(run, Comparison)
     return run
 
@@ -301,7 +311,12 @@ def _shapes(subject: _Subject, batch_size: int) -> Inputs:
 
 
 def _measured(
-    subjects: Sequence[_Subject], settings: Settings, loss: steps.Loss | None, listener: Listener, alone: bool
+    subjects: Sequence[_Subject],
+    settings: Settings,
+    loss: steps.Loss | None,
+    listener: Listener,
+    instruments: Instruments,
+    alone: bool,
 ) -> Run:
     """Analyze, measure in sessions, look into one profiled pass of each, and write down every state on the way."""
     exact = {subject.name: _exact(subject, settings) for subject in subjects}
@@ -313,7 +328,7 @@ def _measured(
         listener.update(run)
         try:
             with machine.kept_allocator(settings.allocator == "kept"), warnings.catch_warnings(action="ignore"):
-                for candidates in _measurements(subjects, exact, settings, loss, listener):
+                for candidates in _measurements(subjects, exact, settings, loss, listener, instruments):
                     run = document(candidates, partial=True)
                     listener.update(run)
         except KeyboardInterrupt:
@@ -401,6 +416,7 @@ def _measurements(
     settings: Settings,
     loss: steps.Loss | None,
     listener: Listener,
+    instruments: Instruments,
 ) -> Iterator[Candidates]:
     """Yield what is known after each session, then after each candidate's profiled passes."""
     fed = {subject.name: subject.inputs(settings.batch_size, settings.seed) for subject in subjects}
@@ -419,7 +435,7 @@ def _measurements(
         }
         for mode in settings.modes
     }
-    for latencies, failures in timed(makers, settings, listener):
+    for latencies, failures in timed(makers, settings, listener, instruments.clock):
         candidates = {
             name: dataclasses.replace(candidate, latency=latencies.get(name, ByMode()), failure=failures.get(name))
             for name, candidate in candidates.items()
@@ -427,7 +443,7 @@ def _measurements(
         yield candidates
     for subject in subjects:
         if candidates[subject.name].failure is None:
-            looked = _looked_into(subject, candidates[subject.name], settings, prepare)
+            looked = _looked_into(subject, candidates[subject.name], settings, prepare, instruments)
             candidates = {**candidates, subject.name: looked}
             yield candidates
 
@@ -443,10 +459,9 @@ def timed(
     makers: Mapping[Mode, Mapping[str, Callable[[], latency.Call]]],
     settings: Settings,
     listener: Listener,
-    clock: latency.Clock | None = None,
+    clock: latency.Clock,
 ) -> Iterator[tuple[dict[str, ByMode[Latency]], Mapping[str, str]]]:
     """Yield the latencies by candidate and mode, and what failed, after each session."""
-    clock = clock or latency.Clock()
     names = list(dict.fromkeys(name for mode in makers.values() for name in mode))
     time_s = settings.time_s or max(10.0, 5.0 * len(names))
     on_cuda = torch.device(settings.device).type == "cuda"
@@ -506,7 +521,9 @@ def _narrow(latencies: Sequence[ByMode[Latency]], settings: Settings) -> bool:
 # One look with the profiler ------------------------------------------------------------------------------------------
 
 
-def _looked_into(subject: _Subject, candidate: Candidate, settings: Settings, prepare: Prepare) -> Candidate:
+def _looked_into(
+    subject: _Subject, candidate: Candidate, settings: Settings, prepare: Prepare, instruments: Instruments
+) -> Candidate:
     """Add the peak memory of each mode, and where the time of the last one goes."""
     peaks: dict[Mode, Memory] = {}
     where: TimeByLayer | None = None
@@ -519,7 +536,7 @@ def _looked_into(subject: _Subject, candidate: Candidate, settings: Settings, pr
                 continue
             step.release()
             before = memory.standing_bytes(step.standing())
-            seen = operators.profiled(step)
+            seen = instruments.profiled(step)
         except Exception as error:  # noqa: BLE001  # a model may raise anything; what was measured is kept
             return dataclasses.replace(
                 candidate,
@@ -550,7 +567,7 @@ def compare_calls(
     seed: int = 42,
     allocator: Literal["kept", "system"] = "kept",
     listener: Listener | None = None,
-    clock: latency.Clock | None = None,
+    instruments: Instruments | None = None,
 ) -> Comparison:
     """Time callables without arguments against the first of them, as `compare` times forward passes.
 
@@ -572,7 +589,7 @@ def compare_calls(
     run = start.comparison(candidates, partial=True)
     try:
         with machine.kept_allocator(allocator == "kept"):
-            for latencies, failures in timed(makers, settings, listener, clock):
+            for latencies, failures in timed(makers, settings, listener, (instruments or Instruments()).clock):
                 candidates = {
                     name: Candidate(name, analysis=None, latency=latencies[name], failure=failures.get(name))
                     for name in calls

@@ -30,6 +30,14 @@ class FakeClock:
             now=lambda: self.wall, cpu_s=lambda: self.cpu, waited_s=lambda: self.waited, threads=lambda: self.threads
         )
 
+    def instruments(self, allocations: dict[str, tuple[int, ...]] | None = None):
+        """Instruments with this clock, and allocator events by the class name of the module that runs."""
+        from cnnprof.measurement.operators import Pass
+        from cnnprof.profiling import Instruments
+
+        planted = allocations or {}
+        return Instruments(self.clock(), lambda step: Pass((), planted[type(step.module).__name__], wall_s=0.5))
+
 
 @pytest.fixture
 def fake_clock() -> FakeClock:

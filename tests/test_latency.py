@@ -138,7 +138,7 @@ def test_the_time_is_spread_over_at_least_three_sessions(fake_clock):
 
 def test_compare_calls_finds_planted_times(fake_clock):
     calls = {"a": lambda: fake_clock.spend(0.2), "b": lambda: fake_clock.spend(0.1)}
-    run = profiling.compare_calls(calls, time_s=5.0, clock=fake_clock.clock())
+    run = profiling.compare_calls(calls, time_s=5.0, instruments=fake_clock.instruments())
     assert run.baseline == "a"
     assert run.comparisons[0].latency.ratio == pytest.approx(0.5)
     assert run.comparisons[0].latency.verdict == "faster"
@@ -149,7 +149,7 @@ def test_compare_calls_finds_planted_times(fake_clock):
 def test_a_starved_run_has_no_winner(fake_clock, share):
     fake_clock.share = share
     calls = {"a": lambda: fake_clock.spend(0.2), "b": lambda: fake_clock.spend(0.1)}
-    run = profiling.compare_calls(calls, time_s=5.0, clock=fake_clock.clock())
+    run = profiling.compare_calls(calls, time_s=5.0, instruments=fake_clock.instruments())
     ratio = run.comparisons[0].latency
     assert (ratio.ratio, ratio.verdict) == (None, "inconclusive")
     said = f"- inconclusive: this process got {100 * share:.0f} % of its CPUs; close other programs or --threads 1"
@@ -164,7 +164,7 @@ def test_starved_sessions_do_not_count(fake_clock):
         fake_clock.spend(seconds * slowed)
 
     calls = {"a": lambda: call(0.2), "b": lambda: call(0.1)}
-    run = profiling.compare_calls(calls, time_s=20.0, ci=1e-9, clock=fake_clock.clock())
+    run = profiling.compare_calls(calls, time_s=20.0, ci=1e-9, instruments=fake_clock.instruments())
     ratio = run.comparisons[0].latency
     assert ratio.verdict == "faster"
     assert 3 <= ratio.sessions <= len(run.profiles[0].latency.inference.sessions) - 3
@@ -176,7 +176,7 @@ def test_a_callable_that_raises_keeps_the_others(fake_clock):
         raise ValueError("no")
 
     calls = {"a": lambda: fake_clock.spend(0.2), "b": broken, "c": lambda: fake_clock.spend(0.1)}
-    run = profiling.compare_calls(calls, time_s=5.0, clock=fake_clock.clock())
+    run = profiling.compare_calls(calls, time_s=5.0, instruments=fake_clock.instruments())
     assert run.profiles[1].failure == "inference: ValueError: no"
     assert run.comparisons[0].latency is None
     assert run.comparisons[1].latency.ratio == pytest.approx(0.5)
@@ -189,6 +189,6 @@ def test_ctrl_c_keeps_what_was_measured(fake_clock):
             raise KeyboardInterrupt
 
     with pytest.raises(profiling.Interrupted) as caught:
-        profiling.compare_calls({"a": interrupted, "b": interrupted}, time_s=10.0, clock=fake_clock.clock())
+        profiling.compare_calls({"a": interrupted, "b": interrupted}, time_s=10.0, instruments=fake_clock.instruments())
     assert caught.value.run.partial
     assert caught.value.run.profiles[0].latency.inference.median_s == pytest.approx(0.1)

@@ -11,7 +11,7 @@ from cnnprof.records import Comparison
 @pytest.fixture
 def run(fake_clock) -> Comparison:
     calls = {"a": lambda: fake_clock.spend(0.2), "b": lambda: fake_clock.spend(0.1)}
-    return profiling.compare_calls(calls, time_s=3.0, clock=fake_clock.clock())
+    return profiling.compare_calls(calls, time_s=3.0, instruments=fake_clock.instruments())
 
 
 def test_round_trip(run, tmp_path):
