@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ def profiled(step: Step) -> Pass:
     step.release()
     # acc_events: older releases of torch warn where it is not given.
     watching = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
-    with _named_ranges(step.module), watching as profiler:
+    with nullcontext() if step.compiled else _named_ranges(step.module), watching as profiler:
         started = time.perf_counter()
         step.run()
         wall_s = time.perf_counter() - started

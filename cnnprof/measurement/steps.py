@@ -1,10 +1,11 @@
 """The calls that are measured: a forward pass, and a training step. Times and counts nothing."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ class Step:
     standing: Callable[[], Iterator[torch.Tensor]]
     release: Callable[[], None]
     """Let go of what the last call left behind: gradients."""
+    compiled: bool = False
+    """Its operators are fused across modules."""
 
 
 def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, loss: Loss | None = None) -> Step:
@@ -38,9 +41,14 @@ def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, l
     if settings.channels_last:
         module = module.to(memory_format=torch.channels_last)
         inputs = inputs.channels_last()
-    called: Callable[..., Any] = torch.compile(module) if settings.compile else module
+    called: Callable[..., Any] = _compiled(module) if settings.compile else module
     make = _forward if mode == "inference" else _training_step
     return make(module, called, inputs, settings, loss)
+
+
+def _compiled(module: nn.Module) -> Callable[..., Any]:
+    logging.getLogger("torch").setLevel(logging.ERROR)  # the compiler warns of what the user cannot mend
+    return cast(Callable[..., Any], torch.compile(module))
 
 
 def _autocast(settings: Settings) -> Callable[[], AbstractContextManager[Any]]:
@@ -63,7 +71,7 @@ def _forward(
     def standing() -> Iterator[torch.Tensor]:
         return chain(module.parameters(), module.buffers(), tensors_in((inputs.args, dict(inputs.kwargs))))
 
-    return Step(forward, module, standing, lambda: None)
+    return Step(forward, module, standing, lambda: None, settings.compile)
 
 
 def _training_step(
@@ -88,7 +96,7 @@ def _training_step(
         labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
         return chain(module.parameters(), module.buffers(), fed, tensors_in(dict(optimizer.state)), labels)
 
-    return Step(training_step, module, standing, lambda: optimizer.zero_grad(set_to_none=True))
+    return Step(training_step, module, standing, lambda: optimizer.zero_grad(set_to_none=True), settings.compile)
 
 
 class DefaultLoss:
