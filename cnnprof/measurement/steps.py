@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, l
 
 def _compiled(module: nn.Module) -> Callable[..., Any]:
     logging.getLogger("torch").setLevel(logging.ERROR)  # the compiler warns of what the user cannot mend
-    return cast(Callable[..., Any], torch.compile(module))
+    return torch.compile(module)
 
 
 def _autocast(settings: Settings) -> Callable[[], AbstractContextManager[Any]]:
