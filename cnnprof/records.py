@@ -165,6 +165,13 @@ class Latency:
     waited_shares: tuple[float | None, ...] = ()
     """Share of the time its threads could run that they waited for a processor, by session; None where not told."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where there is nothing to take a median of, or an account of other sessions."""
+        if not self.sessions or not all(times and min(times) > 0 for times in self.sessions):
+            raise ValueError("sessions hold no times above 0")
+        if any(len(shares) not in (0, len(self.sessions)) for shares in (self.cpu_shares, self.waited_shares)):
+            raise ValueError("cpu_shares and waited_shares are not those of its sessions")
+
     def starved(self, session: int) -> bool:
         """Say whether the process did not get its processors in that session."""
         waited = self.waited_shares[session] if self.waited_shares else None
@@ -364,6 +371,12 @@ class Comparison(Shown):
     doubts: tuple[Doubt, ...] = ()
     partial: bool = False
     """Measuring was interrupted."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the first profile is not the baseline, or the others are not compared with it."""
+        names = tuple(profile.name for profile in self.profiles)
+        if names != (self.baseline, *(contrast.name for contrast in self.comparisons)):
+            raise ValueError("its comparisons are not those of its profiles with the baseline")
 
 
 @dataclass(frozen=True)

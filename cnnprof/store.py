@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnprof import records
-from cnnprof.errors import UsageError
+from cnnprof.errors import UsageError, first_line
 
 VERSION = 1
 KINDS: dict[str, type[records.Record]] = {
@@ -50,18 +50,23 @@ def from_document(document: Any, source: str = "the document") -> records.Record
         raise UsageError(f"{source}: schema {schema} is not of this cnnprof, which reads cnnprof.{kind}/{VERSION}")
     try:
         return typing.cast(records.Record, _build(KINDS[kind], document))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{source}: not a whole cnnprof.{kind}/{VERSION} document: {error!r}") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{source}: not a whole cnnprof.{kind}/{VERSION} document: {first_line(error)}") from None
 
 
 def read(path: Path) -> records.Record:
     """Read a saved record. Raises UsageError where the file cannot be read or is not one."""
     try:
-        return from_document(json.loads(path.read_text(encoding="utf-8")), str(path))
+        text = path.read_text(encoding="utf-8")
+        return from_document(json.loads(text, parse_constant=_refuse_constant), str(path))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON, or cut off: {error}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def to_json(record: records.Record) -> str:
@@ -117,22 +122,41 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _build(kind: Any, value: Any) -> Any:
-    """Build a value of an annotated type from plain JSON."""
+def _build(kind: Any, value: Any, where: str = "it") -> Any:
+    """Build a value of an annotated type from plain JSON; `where` names it in an error."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _build(_alternative(arguments, value), value)
+        return (
+            None if value is None and type(None) in arguments else _build(_alternative(arguments, value), value, where)
+        )
     if origin is tuple:
+        _check(isinstance(value, list), where, "a list", value)
         items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        return tuple(_build(item, part) for item, part in zip(items, value, strict=True))
+        _check(len(items) == len(value), where, f"{len(items)} of them", value)
+        return tuple(_build(item, part, where) for item, part in zip(items, value, strict=True))
+    if origin is typing.Literal:
+        _check(value in arguments, where, " or ".join(map(str, arguments)), value)
+        return value
     cls = origin or kind
-    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
-        parameters: tuple[Any, ...] = vars(cls).get("__parameters__", ())
-        given = dict(zip(parameters, arguments, strict=True)) if arguments else {}
-        hints = _hints(cls)
-        names = [field.name for field in dataclasses.fields(cls) if field.name in value]
-        return cls(**{name: _build(_filled_in(hints[name], given), value[name]) for name in names})
+    if dataclasses.is_dataclass(cls):
+        _check(isinstance(value, dict), where, "an object", value)
+        return _record(cls, arguments, value)
+    wanted = (int, float) if kind is float else (kind,)
+    _check(isinstance(value, wanted) and isinstance(value, bool) == (kind is bool), where, kind.__name__, value)
     return value
+
+
+def _record(cls: Any, arguments: tuple[Any, ...], value: dict[str, Any]) -> Any:
+    parameters: tuple[Any, ...] = vars(cls).get("__parameters__", ())
+    given = dict(zip(parameters, arguments, strict=True)) if arguments else {}
+    hints = _hints(cls)
+    names = [field.name for field in dataclasses.fields(cls) if field.name in value]
+    return cls(**{name: _build(_filled_in(hints[name], given), value[name], name) for name in names})
+
+
+def _check(holds: bool, where: str, wanted: str, found: Any) -> None:
+    if not holds:
+        raise ValueError(f"{where} is {found!r:.40}, not {wanted}")
 
 
 def _filled_in(hint: Any, given: dict[Any, Any]) -> Any:
@@ -144,7 +168,7 @@ def _alternative(arguments: tuple[Any, ...], value: Any) -> Any:
     """Choose the part of a union that a plain value can be: a list is the tuple, anything else the rest."""
     tuples = [part for part in arguments if typing.get_origin(part) is tuple]
     others = [part for part in arguments if part is not type(None) and part not in tuples]
-    return tuples[0] if isinstance(value, list) and tuples else others[0]
+    return tuples[0] if tuples and (isinstance(value, list) or not others) else others[0]
 
 
 _hints = functools.cache(typing.get_type_hints)

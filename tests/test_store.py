@@ -1,10 +1,11 @@
 """Documents: what is written is read again, what is not ours is refused."""
 
+import copy
 import json
 
 import pytest
 
-from cnnprof import UsageError, profiling, store
+from cnnprof import UsageError, profiling, reporting, store
 from cnnprof.records import Comparison
 
 
@@ -61,6 +62,60 @@ def test_what_is_not_ours_is_refused(text, said, tmp_path):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(UsageError, match=r"run\.json: ") as caught:
         store.read(tmp_path / "run.json")
+    assert said in str(caught.value)
+
+
+def places_in(value, path=()):
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places_in(item, (*path, key))
+
+
+def put(document, path, value):
+    *path, last = path
+    for key in path:
+        document = document[key]
+    document[last] = value
+
+
+def documents(run):
+    return store.to_document(run), store.to_document(profiling.analyze("bottleneck"))
+
+
+def test_a_document_that_was_edited_is_refused_or_shown(run):
+    """Any one value of a document replaced by junk: one line says so, or the report still holds."""
+    for document in documents(run):
+        for path in list(places_in(document))[1:]:
+            for junk in (None, "x", -1, 1.5, [], {}, [[]], True):
+                edited = copy.deepcopy(document)
+                put(edited, path, junk)
+                try:
+                    record = store.from_document(edited)
+                except UsageError as error:
+                    assert "\n" not in str(error)  # noqa: PT017
+                else:
+                    reporting.as_markdown(record), str(record)
+
+
+@pytest.mark.parametrize(
+    ("path", "junk", "said"),
+    [
+        (("profiles",), [], "its comparisons are not those of its profiles"),
+        (("profiles", 0, "latency", "inference", "sessions"), [], "sessions hold no times above 0"),
+        (("profiles", 0, "latency", "inference", "sessions"), [[0.1], []], "sessions hold no times above 0"),
+        (("profiles", 0, "latency", "inference", "sessions"), [["x"]], "sessions is 'x', not float"),
+        (("comparisons", 0, "latency", "verdict"), "great", "verdict is 'great', not equal or faster"),
+        (("settings", "batch_size"), "8", "batch_size is '8', not int"),
+        (("settings", "amp"), 1, "amp is 1, not bool"),
+        (("machine",), None, "machine is None, not an object"),
+    ],
+)
+def test_what_was_edited_is_named(run, path, junk, said):
+    document = store.to_document(run)
+    put(document, path, junk)
+    with pytest.raises(UsageError) as caught:
+        store.from_document(document)
     assert said in str(caught.value)
 
 
