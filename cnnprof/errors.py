@@ -6,5 +6,15 @@ class UsageError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of what an error says, cut where it grows long, or its type where it says nothing."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+LONGEST = 240
+"""Characters of what others say that still read as a line."""
+
+
+def said(error: BaseException) -> str:
+    """Return an error in one line: its type and the first line of its text; our own lines as they are."""
+    return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {first_line(error)}"

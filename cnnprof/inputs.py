@@ -1,13 +1,19 @@
 """What a network is fed: tensors in any nest, moved and made. No networks."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import nn
 
+from cnnprof.errors import UsageError
 from cnnprof.records import Size
+
+_MOST_ELEMENTS = 2**60
+"""Their bytes, at 8 an element, still fit torch's 63 bits."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,15 @@ class Inputs:
 
     @classmethod
     def without_values(cls, size: Size, batch_size: int) -> "Inputs":
-        """Make one image batch (N, *size) of shapes alone."""
+        """Make one image batch (N, *size) of shapes alone. Raises UsageError where no tensor can be so large."""
+        if math.prod((batch_size, *size)) >= _MOST_ELEMENTS:
+            raise UsageError(f"a batch of {batch_size} x {size} has more elements than a tensor can hold")
         return cls((torch.empty(batch_size, *size, device="meta"),))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, drawn or not."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((self.args, self.kwargs)))
 
     @property
     def batch_size(self) -> int:
@@ -73,24 +86,26 @@ class Inputs:
 
 
 def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, tuple | list):
-        return type(value)(_mapped(item, change) for item in value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    return value
+    return pytree.tree_map_only(torch.Tensor, change, value)
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors of any nest of tuples, lists, dicts and dataclass-like outputs."""
+    yield from _found(value, set())
+
+
+def _found(value: Any, around: set[int]) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a value that lies within `around`, which a nest may hold again."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif hasattr(value, "__dict__") and not isinstance(value, nn.Module | type):
-        yield from tensors_in(vars(value))
+    elif id(value) not in around:
+        for item in _parts(value):
+            yield from _found(item, around | {id(value)})
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, tuple | list):
+        return value
+    if isinstance(value, Mapping):
+        return value.values()
+    return vars(value).values() if hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) else ()

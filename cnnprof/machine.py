@@ -35,6 +35,11 @@ def describe(device: str = "cpu", allocator: str = "kept") -> Machine:
     )
 
 
+def available_bytes() -> int:
+    """Return the memory that could be had without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -3,17 +3,18 @@
 models -> analyzed on shapes -> measured in sessions -> looked into once by the profiler -> a document
 """
 
-import copy
 import dataclasses
 import datetime
+import itertools
+import math
 import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, TypedDict, Unpack
 
 import torch
@@ -24,7 +25,7 @@ from cnnprof.analysis import trace
 from cnnprof.analysis.mixing import mixing
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast, time_ratio
-from cnnprof.errors import UsageError, first_line
+from cnnprof.errors import UsageError, said
 from cnnprof.inputs import Inputs
 from cnnprof.measurement import latency, memory, operators, steps
 from cnnprof.models import catalog
@@ -146,6 +147,8 @@ def compare(
     Modules are copied for every session, so yours stay as they are. Raises UsageError for unusable input, and
     Interrupted, with what was measured, at Ctrl-C.
     """
+    if isinstance(models, str | nn.Module):
+        raise UsageError("compare takes a list or dict of models and was given one model; `profile` looks at one")
     named = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
     if len(named) < 2:
         raise UsageError(f"compare takes two models or more and was given {len(named)}; `profile` looks at one")
@@ -185,7 +188,7 @@ def _subject(
         found = catalog.resolve(model)
     elif isinstance(model, nn.Module):
         kind = type(model).__name__
-        found = catalog.NamedModel(name or kind, kind, model, lambda: copy.deepcopy(model), _own_size(model))
+        found = catalog.NamedModel(name or kind, kind, model, lambda: catalog.copied(model), _own_size(model))
     else:
         raise UsageError(f"{model!r} is {type(model).__name__}; a model is an nn.Module or a MODEL string")
     own = inputs if inputs is not None else found.inputs if input_size is None else None
@@ -223,15 +226,19 @@ def _sized(asked: Sequence[int] | int | None, own: Size | None) -> Size | None:
 def _checked_size(size: Sequence[int] | int | None) -> Size | None:
     if size is None:
         return None
-    lengths = (size,) if isinstance(size, int) else tuple(size)
-    if not lengths or not all(isinstance(length, int) and length > 0 for length in lengths):
-        raise UsageError(f"input size {lengths!r}: positive whole numbers without the batch were expected: 3, 224, 224")
+    lengths = tuple(size) if isinstance(size, Iterable) else (size,)
+    if not lengths or not all(_is_count(length) for length in lengths):
+        raise UsageError(f"input size {size!r}: positive whole numbers without the batch were expected: 3, 224, 224")
     return lengths
 
 
 def _checked_count(what: str, number: int) -> None:
-    if not isinstance(number, int) or number < 1:
+    if not _is_count(number):
         raise UsageError(f"{what} {number!r}: a whole number of at least 1 was expected")
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _told_apart(subjects: Sequence[_Subject]) -> list[_Subject]:
@@ -255,8 +262,14 @@ def _settings(
     settings = dataclasses.replace(settings, device=_device(given.get("device", "auto")))
     if settings.threads is not None:
         _checked_count("threads", settings.threads)
-    if settings.time_s is not None and not settings.time_s > 0:
+    if settings.time_s is not None and not 0 < settings.time_s < math.inf:
         raise UsageError(f"time {settings.time_s!r}: a number of seconds above 0 was expected")
+    if not 0 < settings.ci < 1:
+        raise UsageError(f"ci {settings.ci!r}: a share between 0 and 1 was expected, such as 0.005")
+    if not 0 <= settings.seed < SEEDS:
+        raise UsageError(f"seed {settings.seed!r}: a whole number from 0 to {SEEDS - 1} was expected")
+    if settings.allocator not in ("kept", "system"):
+        raise UsageError(f"allocator {settings.allocator!r}: kept or system was expected")
     if settings.dtype not in DTYPES:
         raise UsageError(f"dtype {settings.dtype!r}: one of {', '.join(DTYPES)} was expected")
     unknown = [mode for mode in settings.modes if mode not in MODES]
@@ -265,6 +278,8 @@ def _settings(
     return settings
 
 
+SEEDS = 2**32
+"""As many as every generator takes."""
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -295,9 +310,8 @@ def _analyzed(subject: _Subject, batch_size: int = 1) -> Analysis:
         with_weights=subject.build,
     )
     residual = [part for part in subject.module.modules() if isinstance(part, ResNet)]
-    return dataclasses.replace(
-        analysis, doubts=tuple(Doubt(subject.name, part.doubt) for part in residual if part.doubt)
-    )
+    without_bottleneck = [Doubt(subject.name, part.doubt) for part in residual if part.doubt]
+    return dataclasses.replace(analysis, doubts=(*analysis.doubts, *without_bottleneck))
 
 
 def _shapes(subject: _Subject, batch_size: int) -> Inputs:
@@ -320,14 +334,14 @@ def _measured(
 ) -> Run:
     """Analyze, measure in sessions, look into one profiled pass of each, and write down every state on the way."""
     exact = {subject.name: _exact(subject, settings) for subject in subjects}
-    with _threads(settings.threads):
+    with _threads(settings.threads), _undisturbed(settings.device):
         start = _Start.of(settings)
         document = start.profile if alone else start.comparison
         candidates = exact
         run = document(candidates, partial=True)
         listener.update(run)
         try:
-            with machine.kept_allocator(settings.allocator == "kept"), warnings.catch_warnings(action="ignore"):
+            with machine.kept_allocator(settings.allocator == "kept"):
                 for candidates in _measurements(subjects, exact, settings, loss, listener, instruments):
                     run = document(candidates, partial=True)
                     listener.update(run)
@@ -406,6 +420,19 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _undisturbed(device: str) -> Iterator[None]:
+    """Leave the caller's random state, gradient modes and warnings out of what is measured, and as they are."""
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        yield
+
+
 Candidates = dict[str, Candidate]
 Prepare = Callable[[_Subject, Mode], steps.Step]
 
@@ -419,13 +446,13 @@ def _measurements(
     instruments: Instruments,
 ) -> Iterator[Candidates]:
     """Yield what is known after each session, then after each candidate's profiled passes."""
-    fed = {subject.name: subject.inputs(settings.batch_size, settings.seed) for subject in subjects}
-    seeds = iter(range(settings.seed, sys.maxsize))
+    named = {subject.name: subject for subject in subjects}
+    drawn = cache(lambda name: named[name].inputs(settings.batch_size, settings.seed))
+    seeds = itertools.count(settings.seed)
 
     def prepare(subject: _Subject, mode: Mode) -> steps.Step:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(next(seeds))
-            return steps.prepare(subject.build(), fed[subject.name].cloned(), mode, settings, loss)
+        torch.manual_seed(next(seeds) % SEEDS)
+        return steps.prepare(subject.build(), drawn(subject.name).cloned(), mode, settings, loss)
 
     makers = {
         mode: {
@@ -437,15 +464,25 @@ def _measurements(
     }
     for latencies, failures in timed(makers, settings, listener, instruments.clock):
         candidates = {
-            name: dataclasses.replace(candidate, latency=latencies.get(name, ByMode()), failure=failures.get(name))
+            name: dataclasses.replace(
+                candidate, latency=latencies.get(name, ByMode()), failure=_failure(name, failures)
+            )
             for name, candidate in candidates.items()
         }
         yield candidates
     for subject in subjects:
-        if candidates[subject.name].failure is None:
-            looked = _looked_into(subject, candidates[subject.name], settings, prepare, instruments)
-            candidates = {**candidates, subject.name: looked}
-            yield candidates
+        looked = _looked_into(subject, candidates[subject.name], settings, prepare, instruments)
+        candidates = {**candidates, subject.name: looked}
+        yield candidates
+
+
+def _failure(name: str, failures: Mapping[tuple[str, Mode], str]) -> str | None:
+    """Say why a candidate failed, in both modes at once where it is the same."""
+    reasons: dict[str, list[str]] = {}
+    for (failed, mode), why in failures.items():
+        if failed == name:
+            reasons.setdefault(why, []).append(mode)
+    return "; ".join(f"{' and '.join(modes)}: {why}" for why, modes in reasons.items()) or None
 
 
 def _call(prepare: Prepare, subject: _Subject, mode: Mode) -> latency.Call:
@@ -460,8 +497,8 @@ def timed(
     settings: Settings,
     listener: Listener,
     clock: latency.Clock,
-) -> Iterator[tuple[dict[str, ByMode[Latency]], Mapping[str, str]]]:
-    """Yield the latencies by candidate and mode, and what failed, after each session."""
+) -> Iterator[tuple[dict[str, ByMode[Latency]], Mapping[tuple[str, Mode], str]]]:
+    """Yield the latencies by candidate and mode, and what failed in which mode, after each session."""
     names = list(dict.fromkeys(name for mode in makers.values() for name in mode))
     time_s = settings.time_s or max(10.0, 5.0 * len(names))
     on_cuda = torch.device(settings.device).type == "cuda"
@@ -507,15 +544,19 @@ def _latency(name: str, mode: Mode, measured: Sequence[latency.Session]) -> Late
 
 
 def _narrow(latencies: Sequence[ByMode[Latency]], settings: Settings) -> bool:
-    """Say whether every interval is as narrow as was asked: of the ratios, or of the time of one model alone."""
-    baseline, *others = latencies
-    for mode, latency_ in baseline.items():
-        ratios = [time_ratio(latency_, other[mode], settings.margin) for other in others]
-        found = [(ratio.ci95, ratio.sessions) for ratio in ratios if ratio is not None]
-        for bounds, number in found or [(latency_.ci95_s, len(latency_.counted))]:
-            if bounds is None or number < latency.SESSIONS_WANTED or statistics.half_width(bounds) > settings.ci:
-                return False
-    return True
+    """Say whether every interval is as narrow as was asked, over sessions enough."""
+    return all(
+        bounds is not None and number >= latency.SESSIONS_WANTED and statistics.half_width(bounds) <= settings.ci
+        for mode in MODES
+        for bounds, number in _intervals([latency_[mode] for latency_ in latencies], settings.margin)
+    )
+
+
+def _intervals(latencies: Sequence[Latency | None], margin: float) -> list[tuple[statistics.Interval | None, int]]:
+    """Return the intervals of the ratios to the first, and their sessions; of the times where there is no ratio."""
+    ratios = [time_ratio(latencies[0], other, margin) for other in latencies[1:]]
+    found = [(ratio.ci95, ratio.sessions) for ratio in ratios if ratio is not None]
+    return found or [(each.ci95_s, len(each.counted)) for each in latencies if each is not None]
 
 
 # One look with the profiler ------------------------------------------------------------------------------------------
@@ -527,25 +568,26 @@ def _looked_into(
     """Add the peak memory of each mode, and where the time of the last one goes."""
     peaks: dict[Mode, Memory] = {}
     where: TimeByLayer | None = None
+    failures = [candidate.failure] if candidate.failure else []
     for mode, latency_ in candidate.latency.items():
         try:
             step = prepare(subject, mode)
-            step.run()  # lazy initialisation, and the labels of the loss
             if torch.device(settings.device).type == "cuda":
                 peaks[mode] = memory.cuda_peak(step, settings.device)
                 continue
-            step.release()
             before = memory.standing_bytes(step.standing())
             seen = instruments.profiled(step)
-        except Exception as error:  # noqa: BLE001  # a model may raise anything; what was measured is kept
-            return dataclasses.replace(
-                candidate,
-                memory=ByMode(**peaks),
-                failure=f"{mode}, profiled: {type(error).__name__}: {first_line(error)}",
-            )
-        peaks[mode] = memory.peak(before, seen.allocations)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything; what was measured is kept
+            failures.append(f"{mode}, profiled: {said(error)}")
+            continue
+        peaks[mode] = memory.peak(before + seen.kept_bytes, seen.allocations)
         where = _time_by_layer(step.module, seen, mode, latency_)
-    return dataclasses.replace(candidate, memory=ByMode(**peaks), time=None if settings.compile else where)
+    return dataclasses.replace(
+        candidate,
+        memory=ByMode(**peaks),
+        time=None if settings.compile else where,
+        failure="; ".join(failures) or None,
+    )
 
 
 def _time_by_layer(module: nn.Module, seen: operators.Pass, mode: Mode, latency_: Latency) -> TimeByLayer:
@@ -591,7 +633,7 @@ def compare_calls(
         with machine.kept_allocator(allocator == "kept"):
             for latencies, failures in timed(makers, settings, listener, (instruments or Instruments()).clock):
                 candidates = {
-                    name: Candidate(name, analysis=None, latency=latencies[name], failure=failures.get(name))
+                    name: Candidate(name, analysis=None, latency=latencies[name], failure=_failure(name, failures))
                     for name in calls
                 }
                 run = start.comparison(candidates, partial=True)

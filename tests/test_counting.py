@@ -267,3 +267,117 @@ def test_a_module_on_meta_is_counted_as_it_is():
 def test_a_copy_counts_the_same():
     module = models.mobilenet_v2(weights=None)
     assert cnnprof.analyze(module, (3, 64, 64)).layers == cnnprof.analyze(copy.deepcopy(module), (3, 64, 64)).layers
+
+
+class KeepsWhatItSaw(nn.Module):
+    """Holds a cache, a log, a tensor that is no buffer, and a layer in a plain list that a bound method calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache, self.log, self.scale = {}, [], torch.ones(1)
+        self.hidden = [nn.Conv2d(3, 4, 3)]
+        self.chosen = self.through_hidden
+
+    def through_hidden(self, x):
+        return self.hidden[0](x)
+
+    def forward(self, x):
+        self.cache["last"] = x
+        self.log.append(x.shape)
+        self.scale.mul_(2)
+        x.add_(1)
+        return self.chosen(x) * self.scale
+
+
+@pytest.mark.parametrize("rung", ["meta", "cpu"])
+def test_containers_and_plain_tensors_of_the_callers_stay_as_they_are(rung):
+    class Net(KeepsWhatItSaw):
+        def forward(self, x):
+            return super().forward(x) if rung == "meta" or x.sum().item() else x
+
+    net, inputs = Net(), torch.ones(1, 3, 5, 5)
+    analysis = cnnprof.analyze(net, inputs=inputs)
+    assert (analysis.rung, analysis.macs) == (rung, 4 * 27 * 9)
+    assert (net.cache, net.log) == ({}, [])
+    assert float(net.scale) == 1
+    assert torch.equal(inputs, torch.ones(1, 3, 5, 5))
+    assert net.chosen.__self__ is net
+
+
+def test_weights_in_a_plain_list_are_doubted():
+    (doubt,) = cnnprof.analyze(KeepsWhatItSaw(), (3, 5, 5)).doubts
+    assert "112 weights hang in a plain list or attribute" in doubt.message
+
+
+def test_the_callers_grad_modes_play_no_part():
+    class Decorated(nn.Sequential):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4)
+    expected = cnnprof.analyze(nn.Sequential(*layers), (3, 8, 8)).layers
+    assert cnnprof.analyze(Decorated(*layers), (3, 8, 8)).layers[1:] == expected[1:]
+    with torch.inference_mode():
+        assert cnnprof.analyze(nn.Sequential(*layers), (3, 8, 8)).layers == expected
+
+
+def net_of(*layers):
+    return nn.Sequential(*layers or (nn.Conv2d(3, 8, 3), nn.ReLU()))
+
+
+def compiled_in_place():
+    net = net_of()
+    net.compile()
+    return net
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.compile(net_of()),
+        compiled_in_place,
+        lambda: net_of(torch.compile(nn.Conv2d(3, 8, 3))),
+        lambda: torch.jit.script(net_of()),
+        lambda: torch.jit.trace(net_of(), torch.randn(1, 3, 8, 8)),
+        lambda: net_of(torch.jit.script(nn.Conv2d(3, 8, 3)), nn.ReLU()),
+    ],
+    ids=["compiled", "compiled in place", "compiled child", "scripted", "traced", "scripted child"],
+)
+def test_compiled_and_scripted_modules(make):
+    analysis = cnnprof.analyze(make(), (3, 8, 8))
+    assert (analysis.params, analysis.macs, analysis.uncalled) == (224, 8 * 27 * 36, ())
+
+
+def test_a_network_that_exits_is_refused():
+    class Exits(nn.Module):
+        def forward(self, x):
+            raise SystemExit(3)
+
+    with pytest.raises(UsageError, match=r"its forward \(Exits\) refused its input 1x3: 3"):
+        cnnprof.analyze(Exits(), (3,))
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_normalised_weights_are_counted(norm):
+    analysis = cnnprof.analyze(norm(nn.Linear(16, 8)), (16,))
+    # spectral: u (W v), a matrix by a vector and a dot product
+    extra = 16 * 8 + 8 if norm is nn.utils.parametrizations.spectral_norm else 0
+    assert (analysis.macs, analysis.uncounted) == (16 * 8 + extra, ())
+
+
+@pytest.mark.parametrize("size", [3.5, True, (3, 0), (3, 2.5), ()])
+def test_a_size_of_the_wrong_form(size):
+    with pytest.raises(UsageError, match="positive whole numbers without the batch"):
+        cnnprof.analyze(nn.ReLU(), size)
+
+
+def test_an_output_that_holds_itself():
+    class Around(nn.Module):
+        def forward(self, x):
+            found = {}
+            found["self"], found["x"] = found, x
+            return found
+
+    assert cnnprof.analyze(Around(), (3,)).layers[0].output_shape == (1, 3)

@@ -96,7 +96,7 @@ _MOVING = """
     native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
     _batch_norm_with_update cudnn_batch_norm batch_norm_elemt batch_norm_stats native_layer_norm native_group_norm
     _fused_rms_norm renorm native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle native_dropout
-    _fused_dropout alpha_dropout feature_dropout
+    _fused_dropout alpha_dropout feature_dropout _weight_norm_interface
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d
     upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa

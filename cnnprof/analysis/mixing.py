@@ -5,16 +5,14 @@ jump·i + low to jump·i + high, at unbounded size (Araujo et al., "Computing re
 networks", Distill 2019). Sums and concatenations take the union. What an unknown operator gives is unknown.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnprof.analysis.trace import Shadow
+from cnnprof.analysis.shadow import Shadow, run
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.records import Mixing
 
@@ -62,9 +60,8 @@ def mixing(module: nn.Module, inputs: Inputs) -> Mixing:
     image = next(tensors_in((fed.args, dict(fed.kwargs))))
     follow = _Follow(image)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"), follow:
-            output = shadow.root(*fed.args, **fed.kwargs)
-    except Exception:  # noqa: BLE001  # whatever a network raises on meta tensors, its mixing is unknown then
+        output = run(shadow, fed, follow.see)
+    except (Exception, SystemExit):  # noqa: BLE001  # whatever a network raises on meta tensors, its mixing is unknown then
         return UNKNOWN
     reach = follow.reach_of(next(tensors_in(output), None))
     return UNKNOWN if reach is None else _as_mixing(reach)
@@ -77,11 +74,10 @@ def _as_mixing(reach: _Reach) -> Mixing:
     return Mixing(receptive_field=field, narrowest_channels=reach.narrowest, carried_past=past)
 
 
-class _Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Follow:
     """Carries reaches from an operator's inputs to its outputs."""
 
     def __init__(self, image: torch.Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         channels, space = image.shape[1], image.ndim - 2
         start = _Reach((_Window(1, 0, 0),) * space, None, channels)
         self._reaches = {id(image): (image, start)}  # the tensor beside it, so that its identity is not given again
@@ -90,8 +86,9 @@ class _Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return what is known of a tensor; None where it does not depend on the image."""
         return self._reaches[id(tensor)][1] if id(tensor) in self._reaches else None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Carry reaches past one operator."""
+        output = func(*args, **kwargs)
         sources = [(tensor, reach) for tensor in tensors_in((args, kwargs)) if (reach := self.reach_of(tensor))]
         if sources:
             name = func._schema.name.removeprefix("aten::").removesuffix("_")

@@ -1,24 +1,23 @@
 """One forward pass of a network on shapes alone, watched operator by operator. Knows tensors, not catalogs or clocks.
 
 Work is seen at the dispatcher, so functional calls, subclasses and products written by hand count like layers, and is
-given to the module that was entered last. The caller's module is neither copied whole nor changed: its tree is cloned
-shallowly, and the clones hold meta tensors in place of weights.
+given to the module that was entered last.
 """
 
-import warnings
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from cnnprof import machine
 from cnnprof.analysis import costs
+from cnnprof.analysis.shadow import Shadow, first_shape, run
 from cnnprof.errors import UsageError, first_line
-from cnnprof.inputs import Inputs, tensors_in
-from cnnprof.records import Analysis, Layer, Rung, Size, Totals, Uncounted
+from cnnprof.inputs import Inputs
+from cnnprof.records import Analysis, Doubt, Layer, Rung, Size, Totals, Uncounted
 
 
 def analyze(
@@ -36,7 +35,9 @@ def analyze(
     """
     try:
         return _counted(module, inputs, "meta", model, input_size)
-    except _Refused:
+    except _Refused as refusal:
+        if inputs.nbytes > machine.available_bytes():
+            raise UsageError(f"{model}: {refusal}") from refusal.__cause__
         real = with_weights() if with_weights and any(p.is_meta for p in module.parameters()) else module
         try:
             return _counted(real, inputs, "cpu", model, input_size)
@@ -92,34 +93,42 @@ def _counted(module: nn.Module, inputs: Inputs, rung: Rung, model: str, input_si
         layers=tuple(Layer(**vars(row)) for row in rows.values()),
         uncalled=_uncalled(shadow, rows, watch),
         rung=rung,
+        doubts=_unregistered(shadow, model),
     )
 
 
-def _run(shadow: "Shadow", inputs: Inputs, rung: Rung, watch: "_Watch") -> None:
-    fed = inputs.to("meta", shadow.dtype) if rung == "meta" else inputs.with_values().to(shadow.device, shadow.dtype)
+def _unregistered(shadow: Shadow, model: str) -> tuple[Doubt, ...]:
+    number = sum(tensor.numel() for tensor in shadow.unregistered)
+    if not number:
+        return ()
+    said = f"{number:,} weights hang in a plain list or attribute: they are no parameters of the model, nor counted"
+    return (Doubt(model, said, "nn.ModuleList and nn.ParameterList register what they hold"),)
+
+
+def _run(shadow: Shadow, inputs: Inputs, rung: Rung, watch: "_Watch") -> None:
+    fed = inputs if rung == "meta" else inputs.with_values().cloned()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"), watch:
-            shadow.root(*fed.args, **fed.kwargs)
-    except Exception as error:  # a network may raise anything
+        run(shadow, fed.to("meta" if rung == "meta" else shadow.device, shadow.dtype), watch.see)
+    except (Exception, SystemExit) as error:  # a network may raise anything
         row = watch.stack[-1]
         where = f"layer {row.path!r} ({row.kind})" if row.path else f"its forward ({row.kind})"
         shape = "x".join(map(str, row.input_shape)) if row.input_shape is not None else "without a tensor"
         raise _Refused(f"{where} refused its input {shape}: {first_line(error)}") from error
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch:
     """Gives every operator that runs to the row of the module entered last."""
 
     def __init__(self, root: _Row) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.stack = [root]
         self.operators = 0
         self.uncounted: Counter[tuple[str, str]] = Counter()
         self.seen: set[int] = set()
         """Identities of the tensors that operators took, to tell parameters that were used."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Count one operator."""
+        output = func(*args, **kwargs)
         row = self.stack[-1]
         name = func._schema.name
         self.operators += 1
@@ -150,87 +159,26 @@ def _first(output: Any) -> torch.Tensor:
     return next(_flat((output,)))
 
 
-class Shadow:
-    """A shallow clone of a module's tree in eval mode; its parameters and buffers are meta tensors, or shared.
-
-    Nothing of the caller's is swapped or hooked: hooks go onto the clones. Shared, buffers are copied, since a forward
-    pass may write them.
-    """
-
-    def __init__(self, module: nn.Module, on_meta: bool) -> None:
-        self.originals = dict(module.named_modules())
-        tensors = [*module.parameters(), *module.buffers()]
-        if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
-            raise UsageError(f"{type(module).__name__} has lazy layers without shapes: run it once on an input first")
-        floating = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-        self.dtype, self.device = floating.dtype, floating.device
-        self._tensors: dict[int, Any] = {}
-        self._on_meta = on_meta
-        self.clones = {path: self._bare(part) for path, part in self.originals.items()}
-        by_identity = {id(part): self.clones[path] for path, part in self.originals.items()}
-        for clone in self.clones.values():
-            children = clone.__dict__["_modules"].items()
-            clone.__dict__["_modules"] = {name: child and by_identity[id(child)] for name, child in children}
-        self.root = self.clones[""]
-
-    def _bare(self, part: nn.Module) -> nn.Module:
-        clone = object.__new__(type(part))
-        held = clone.__dict__
-        held.update(part.__dict__)
-        held["training"] = False
-        held["_parameters"] = {name: self._parameter(tensor) for name, tensor in part._parameters.items()}
-        held["_buffers"] = {name: self._buffer(tensor) for name, tensor in part._buffers.items()}
-        for name, value in part.__dict__.items():
-            if isinstance(value, OrderedDict):  # the dictionaries of hooks
-                held[name] = value.copy()
-        return clone
-
-    def _parameter(self, tensor: nn.Parameter | None) -> nn.Parameter | None:
-        if tensor is None or not self._on_meta or tensor.is_meta:
-            return tensor
-        made: nn.Parameter = self._once(tensor, lambda: nn.Parameter(_without_storage(tensor), tensor.requires_grad))
-        return made
-
-    def _buffer(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        if tensor is None:
-            return tensor
-        make = _without_storage if self._on_meta else torch.clone
-        made: torch.Tensor = self._once(tensor, lambda: make(tensor.detach()))
-        return made
-
-    def _once(self, tensor: torch.Tensor, make: Callable[[], Any]) -> Any:
-        """Keep shared tensors shared."""
-        if id(tensor) not in self._tensors:
-            self._tensors[id(tensor)] = make()
-        return self._tensors[id(tensor)]
-
-
-def _without_storage(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
 def _watch_modules(shadow: Shadow, rows: Mapping[str, _Row], watch: _Watch) -> None:
     """Let each clone name its row while it runs."""
     for path, clone in shadow.clones.items():
+        if isinstance(clone, torch.jit.ScriptModule):  # takes no hooks: its work is its parent's
+            continue
         row = rows[path]
 
         def enter(_: nn.Module, args: Any, kwargs: Any, row: _Row = row) -> None:
             watch.stack.append(row)
             row.calls += 1
             if row.calls == 1:
-                row.input_shape = _shape((args, kwargs))
+                row.input_shape = first_shape((args, kwargs))
 
         def leave(_: nn.Module, args: Any, output: Any, row: _Row = row) -> None:
             watch.stack.pop()
             if row.output_shape is None:
-                row.output_shape = _shape(output)
+                row.output_shape = first_shape(output)
 
         clone.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
         clone.register_forward_hook(leave)
-
-
-def _shape(value: Any) -> Size | None:
-    return next((tuple(tensor.shape) for tensor in tensors_in(value)), None)
 
 
 def _own_parameters(shadow: Shadow) -> dict[str, list[torch.Tensor]]:
@@ -254,6 +202,8 @@ def _uncalled(shadow: Shadow, rows: Mapping[str, _Row], watch: _Watch) -> tuple[
 
     found: list[str] = []
     for path, clone in shadow.clones.items():
+        if isinstance(clone, torch.jit.ScriptModule):  # it does not tell what it calls
+            continue
         if rows[path].calls or any(path.startswith(f"{parent}.") for parent in found):
             continue
         if any(True for _ in clone.parameters()) and not reached(path):

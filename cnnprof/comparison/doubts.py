@@ -1,6 +1,7 @@
 """Reasons to trust a run less, as data with a hint that knows what was already tried. No torch."""
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 from cnnprof import statistics, units
 from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Machine, Settings
@@ -30,14 +31,17 @@ def _about_the_run(partial: bool, candidates: Sequence[Candidate]) -> Iterator[D
 
 
 def starved_share(candidates: Sequence[Candidate]) -> float | None:
-    """Return what the process got of its processors where it starved in most sessions; None where it did not."""
-    shares = [
-        latency.got_share
+    """Return what the process got of its processors in starved sessions; None where enough others were left."""
+    waited = [
+        latency.waited_shares[index]
         for candidate in candidates
         for _, latency in candidate.latency.items()
         if 2 * len(latency.counted) < len(latency.sessions) or len(latency.counted) < min(3, len(latency.sessions))
+        for index in range(len(latency.sessions))
+        if latency.starved(index)
     ]
-    return min((share for share in shares if share is not None), default=None)
+    known = [share for share in waited if share is not None]
+    return 1 - median(known) if known else None
 
 
 def _about_the_machine(machine: Machine, settings: Settings, candidates: Sequence[Candidate]) -> Iterator[Doubt]:
@@ -80,7 +84,9 @@ def _about(candidate: Candidate) -> Iterator[Doubt]:
 def uncounted_text(analysis: Analysis) -> str:
     """Say which operators were not counted: '1 operator not counted: fft_rfft2 in filter (12 calls)'."""
     entries = analysis.uncounted
-    named = _listed([f"{entry.operator} in {entry.path or 'the model'} ({entry.calls} calls)" for entry in entries])
+    named = _listed(
+        [f"{entry.operator} in {entry.path or 'the model'} ({units.plural(entry.calls, 'call')})" for entry in entries]
+    )
     return f"{units.plural(len(entries), 'operator')} not counted: {named}"
 
 

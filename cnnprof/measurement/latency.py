@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cnnprof import machine
-from cnnprof.errors import first_line
+from cnnprof.errors import said
 from cnnprof.records import Mode
 
 Call = Callable[[], object]
@@ -92,7 +92,7 @@ class Session:
     """Every candidate that held out, in every mode, and what the others raised."""
 
     samples: Mapping[tuple[str, Mode], Sampled]
-    failures: Mapping[str, str]
+    failures: Mapping[tuple[str, Mode], str]
 
 
 @dataclass
@@ -127,24 +127,24 @@ def sessions(
     """Yield sessions for as long as they are asked for.
 
     `candidates` make, by mode, their call and all it needs anew. A session of a mode takes `session_s` seconds, or one
-    burst of each candidate where that is longer. A candidate that raises is left out from then on.
+    burst of each candidate where that is longer. A candidate that raises in a mode is left out of it from then on.
     """
     clock = clock or Clock()
     timer = timer or wall_timer(clock)
     order = random.Random(seed)
-    failures: dict[str, str] = {}
-    while any(name not in failures for names in candidates.values() for name in names):
+    failures: dict[tuple[str, Mode], str] = {}
+    while any((name, mode) not in failures for mode, names in candidates.items() for name in names):
         samples: dict[tuple[str, Mode], Sampled] = {}
         for mode, makers in candidates.items():
-            living = {name: make for name, make in makers.items() if name not in failures}
+            living = {name: make for name, make in makers.items() if (name, mode) not in failures}
             accounts = _start(living, mode, order, failures)
             started = clock.now()
             while accounts and (not all(a.times for a in accounts.values()) or clock.now() - started < session_s):
                 for name in _shuffled(accounts, order):
                     try:
                         _burst(accounts[name], clock, timer)
-                    except Exception as error:  # noqa: BLE001  # a candidate may raise anything; the others go on
-                        failures[name] = _said(mode, error)
+                    except (Exception, SystemExit) as error:  # noqa: BLE001  # a candidate may raise anything; the others go on
+                        failures[name, mode] = said(error)
                         del accounts[name]
                     progress()
             threads = clock.threads()
@@ -154,20 +154,16 @@ def sessions(
 
 
 def _start(
-    living: Mapping[str, Callable[[], Call]], mode: Mode, order: random.Random, failures: dict[str, str]
+    living: Mapping[str, Callable[[], Call]], mode: Mode, order: random.Random, failures: dict[tuple[str, Mode], str]
 ) -> dict[str, _Account]:
     """Build every candidate anew, in an order of chance: it decides where their memory lies."""
     accounts: dict[str, _Account] = {}
     for name in _shuffled(living, order):
         try:
             accounts[name] = _Account(living[name]())
-        except Exception as error:  # noqa: BLE001  # a candidate may raise anything; the others go on
-            failures[name] = _said(mode, error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a candidate may raise anything; the others go on
+            failures[name, mode] = said(error)
     return accounts
-
-
-def _said(mode: Mode, error: Exception) -> str:
-    return f"{mode}: {type(error).__name__}: {first_line(error)}"
 
 
 def _shuffled(names: Mapping[str, object], order: random.Random) -> list[str]:

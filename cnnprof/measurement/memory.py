@@ -22,6 +22,7 @@ def peak(before_bytes: int, events: Iterable[int]) -> Memory:
 
 def cuda_peak(step: Step, device: str) -> Memory:
     """Ask the CUDA allocator for the peak of one call; other tensors of the process on that device are taken off."""
+    step.run()  # lazy initialisation, and the labels of the loss
     step.release()
     before = standing_bytes(step.standing())
     torch.cuda.synchronize(device)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,28 +45,38 @@ class Pass:
     allocations: tuple[int, ...]
     """Bytes, negative where released, in the order of time."""
     wall_s: float
+    kept_bytes: int = 0
+    """What an earlier call had left standing beyond the parameters, inputs and the like: labels, caches."""
 
 
 def profiled(step: Step) -> Pass:
-    """Run a step once under torch.profiler, on the CPU, with a range around every module's forward."""
+    """Run a step twice under torch.profiler, on the CPU, the second time with a range around every module's forward.
+
+    The first warms up. It is watched too, so that every release in the second is one of a known allocation.
+    """
     # The profiler's log lines are not ours; it reads this when it first starts.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from torch.profiler import ProfilerActivity, profile
 
-    step.release()
     # acc_events: older releases of torch warn where it is not given.
-    watching = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
-    with nullcontext() if step.compiled else _named_ranges(step.module), watching as profiler:
+    watching = partial(profile, activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+    with watching() as warming:
+        step.run()
+        step.release()
+    with nullcontext() if step.compiled else _named_ranges(step.module), watching() as profiler:
         started = time.perf_counter()
         step.run()
         wall_s = time.perf_counter() - started
+    events, allocations = _seen(profiler)
+    return Pass(events, allocations, wall_s, kept_bytes=sum(_seen(warming)[1]))
+
+
+def _seen(profiler: Any) -> tuple[tuple[Event, ...], tuple[int, ...]]:
+    """Return the events of a profiler, and the allocations in the order of time."""
     raw = profiler.profiler.kineto_results.events()
     memory = sorted((event for event in raw if event.name() == "[memory]"), key=lambda event: event.start_ns())
-    return Pass(
-        events=tuple(_event(event) for event in raw if event.name() != "[memory]"),
-        allocations=tuple(event.nbytes() for event in memory),
-        wall_s=wall_s,
-    )
+    events = tuple(_event(event) for event in raw if event.name() != "[memory]")
+    return events, tuple(event.nbytes() for event in memory)
 
 
 _FUNCTION_SCOPE = 0
@@ -81,6 +92,8 @@ def _named_ranges(module: nn.Module) -> Iterator[None]:
     """Put a range that bears a module's path around its forward; `module` is our own copy."""
     handles = []
     for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):  # takes no hooks: its time is its parent's
+            continue
         open_ranges: list[Any] = []
 
         def enter(_: nn.Module, args: Any, path: str = path, open_ranges: list[Any] = open_ranges) -> None:

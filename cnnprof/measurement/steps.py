@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.records import Mode, Settings
 
@@ -88,6 +89,8 @@ def _training_step(
         optimizer.zero_grad(set_to_none=True)
         with autocast():  # the output is no name here, so that backward can release it
             value = criterion(called(*inputs.args, **inputs.kwargs))
+        if not value.requires_grad:
+            raise UsageError(f"its loss has no gradient to any parameter; {_INSTEAD}")
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -97,6 +100,13 @@ def _training_step(
         return chain(module.parameters(), module.buffers(), fed, tensors_in(dict(optimizer.state)), labels)
 
     return Step(training_step, module, standing, lambda: optimizer.zero_grad(set_to_none=True), settings.compile)
+
+
+_INSTEAD = "give another with --loss file.py:fn, or measure --mode inference alone"
+
+
+def _as_real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor.float()
 
 
 class DefaultLoss:
@@ -113,7 +123,10 @@ class DefaultLoss:
         """Reduce an output of any structure to one number."""
         if isinstance(output, torch.Tensor) and output.ndim == 2:
             return F.cross_entropy(output.float(), self._labels_for(output))
-        means = [tensor.float().mean() for tensor in tensors_in(output) if tensor.is_floating_point()]
+        numbers = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() or tensor.is_complex()]
+        means = [_as_real(tensor).mean() for tensor in numbers]
+        if not means:
+            raise UsageError(f"its output holds no floating tensor to make a loss of; {_INSTEAD}")
         return torch.stack(means).sum() if len(means) > 1 else means[0]
 
     def _labels_for(self, output: torch.Tensor) -> torch.Tensor:

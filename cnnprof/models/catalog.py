@@ -10,8 +10,10 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +196,7 @@ def _resolve_bare(spec: Spec) -> NamedModel:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are nearest: '; nearest: resnet50, resnet101'."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.6)
     return f"; nearest: {', '.join(close)}" if close else ""
 
 
@@ -213,6 +215,7 @@ def _from_torchvision(spec: Spec, name: str) -> NamedModel:
             f"{spec.text}: torchvision does not import beside torch {torch.__version__}: "
             f"{first_line(error)}; install the torchvision that goes with it"
         ) from None
+    _refuse_weights(spec)
     builder = models.get_model_builder(name)
     # Nothing is ever downloaded, and nothing warns about an initialisation that is to change.
     without_weights = {"weights": None, "weights_backbone": None, "init_weights": False}
@@ -245,11 +248,19 @@ def _from_timm(spec: Spec, name: str) -> NamedModel:
     except (ImportError, RuntimeError, AttributeError) as error:  # it imports torchvision, see above
         raise UsageError(f"{spec.text}: timm does not import: {first_line(error)}") from None
 
+    _refuse_weights(spec)
+
     def build(**kwargs: Any) -> Built:
         network: Any = timm.create_model(name, pretrained=False, **kwargs)
         return network, tuple(network.pretrained_cfg["input_size"])
 
     return _named(spec, f"timm:{name}", build, inspect.signature(build))
+
+
+def _refuse_weights(spec: Spec) -> None:
+    asked = next((key for key in ("weights", "weights_backbone", "pretrained") if spec.kwargs.get(key)), None)
+    if asked:
+        raise UsageError(f"{spec.text}: {asked} would be downloaded, and changes no cost; leave it out")
 
 
 _LIBRARIES = {"torchvision": _from_torchvision, "timm": _from_timm}
@@ -258,7 +269,7 @@ _LIBRARIES = {"torchvision": _from_torchvision, "timm": _from_timm}
 def _from_callable(spec: Spec, where: str, attribute: str) -> NamedModel:
     found = _imported(spec, where, attribute)
     if isinstance(found, nn.Module):
-        return NamedModel(spec.label or spec.text, spec.name, found, lambda: copy.deepcopy(found))
+        return NamedModel(spec.label or spec.text, spec.name, found, lambda: copied(found))
 
     def build(*args: Any, **kwargs: Any) -> Built:
         result = found(*args, **kwargs)
@@ -270,6 +281,17 @@ def _from_callable(spec: Spec, where: str, attribute: str) -> NamedModel:
         return network, None if inputs is None else Inputs(inputs)
 
     return _named(spec, spec.name, build, _signature(found), on_meta=False)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Copy a module; tensors that it keeps from a forward pass, which deepcopy refuses, lose their history."""
+    if isinstance(module, torch.jit.ScriptModule):  # deepcopy would make its parameters results of a copy
+        saved = io.BytesIO()
+        torch.jit.save(module, saved)
+        saved.seek(0)
+        return torch.jit.load(saved)  # type: ignore[no-any-return, no-untyped-call]
+    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
 
 
 def _signature(found: Callable[..., Any]) -> inspect.Signature:
@@ -330,7 +352,8 @@ def _look_in(directory: Path) -> None:
 
 def _run_users_code(spec: Spec, doing: str, run: Callable[[], Any]) -> Any:
     try:
-        return run()
+        with warnings.catch_warnings(action="ignore"):
+            return run()
     except UsageError:
         raise
     except ValueError as error:  # a builder's own words on its arguments
@@ -363,7 +386,7 @@ def _named(
 def _built_on_meta(spec: Spec, builder: Callable[..., Built]) -> Built | None:
     """Build without weights; None where the builder needs values (regnet rounds widths with tensors)."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
             return builder(*spec.args, **spec.kwargs)
     except (RuntimeError, NotImplementedError, ValueError, TypeError):
         return None  # building it again with weights works, or says what is wrong

@@ -613,7 +613,7 @@ def _not_counted(run: Run) -> str:
 
 def not_counted(analysis: Analysis) -> str:
     """Say what a total lacks, or that it lacks nothing."""
-    return doubting.uncounted_text(analysis) if analysis.uncounted else "Everything counted."
+    return f"{doubting.uncounted_text(analysis)}." if analysis.uncounted else "Everything counted."
 
 
 # An analysis ---------------------------------------------------------------------------------------------------------
