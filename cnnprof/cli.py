@@ -6,6 +6,7 @@ by the commands that need it, when they run.
 
 import contextlib
 import fnmatch
+import gc
 import os
 import re
 import sys
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="What a PyTorch network costs, and how two compare. MODEL is a catalog, torchvision or timm name, "
     "package.module:callable or file.py:callable, with arguments if need be: 'bottleneck(channels=512)'.",
     add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
 )
 
@@ -43,18 +44,40 @@ ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if sys.stdout is None:  # closed by whoever called us
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # for as long as we run
     try:
-        code = app(standalone_mode=False)
+        code = _run()
+        sys.stdout.flush()
     except UsageError as error:
         code = _complain(str(error), 2)
     except ClickError as error:
-        code = _complain(f"{error.format_message()}; see cnnprof --help", 2)  # type: ignore[attr-defined]
-    except (KeyboardInterrupt, typer.Abort):
-        code = _complain("interrupted", 130)
-    except BrokenPipeError:  # whoever read our output has gone; nothing is left to say, not even at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        said = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        code = _complain(f"{said}; see cnnprof --help", 2)
+    except KeyboardInterrupt:
+        code = _complain("interrupted before anything was measured", 130)
+    except (BrokenPipeError, SystemExit):  # whoever read our output has gone (rich exits then): nothing is left to say
+        code = _without_stdout(0)
+    except OSError as error:
+        code = _without_stdout(_complain(f"standard output cannot be written: {error.strerror}", 2))
+    gc.freeze()  # what is left goes with the process: to search it for garbage takes torch most of a second
     sys.exit(code)
+
+
+def _run() -> int:
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("cnnprof", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    return 0
+
+
+def _without_stdout(code: int) -> int:
+    """Let nothing be written any more, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def _complain(text: str, code: int) -> int:
@@ -70,11 +93,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)  # noqa: T201
+        raise typer.Exit(2)
 
 
 # Options that several commands share ---------------------------------------------------------------------------------
@@ -103,7 +129,7 @@ Loss = Annotated[
     str | None, typer.Option("--loss", metavar="FILE.py:FN", help="Output to loss, in place of the fixed one.")
 ]
 Output = Annotated[
-    list[Path] | None, typer.Option("-o", "--output", metavar="NAME.html|.md|.json|.csv|DIR", help="May be repeated.")
+    list[str] | None, typer.Option("-o", "--output", metavar="NAME.html|.md|.json|.csv|DIR", help="May be repeated.")
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no files.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -191,7 +217,8 @@ def analyze(
     size = _size(input_size)
     places = _places(output)
     with _only_json_on_stdout(as_json) as console:
-        from cnnprof import profiling
+        with _torch_loading():
+            from cnnprof import profiling
 
         record = profiling.analyze(model, size, batch_size)
         targets = _targets(places, _slug(model))
@@ -263,8 +290,9 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
         "modes": _modes(options["mode"]),
     }
     with _only_json_on_stdout(options["as_json"]) as console:
-        from cnnprof import profiling
-        from cnnprof.models import catalog
+        with _torch_loading():
+            from cnnprof import profiling
+            from cnnprof.models import catalog
         from cnnprof.reporting import terminal
 
         loss = catalog.load_callable(options["loss"]) if options["loss"] else None
@@ -396,14 +424,22 @@ def _both(keeper: _Keeper, screen: "_Screen | None") -> "Listener":
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _places(output: Sequence[Path] | None) -> list[Path]:
-    """Check the names given with -o before anything is run."""
-    from cnnprof.reporting import checked_suffix
+def _places(output: Sequence[str] | None) -> list[Path]:
+    """Check the names given with -o before anything is run; what ends in a slash is a folder."""
+    from cnnprof import store
+    from cnnprof.reporting import RENDERERS, checked_suffix
 
-    for path in output or ():
-        if path.suffix and not path.is_dir():
+    for text in output or ():
+        path = Path(text)
+        if text in ("", "-") or path.name in RENDERERS:
+            raise UsageError(
+                f"-o {text!r}: a file such as run.html, or a folder, was expected; --json writes to stdout"
+            )
+        if text.endswith("/"):
+            store.check_writable(path)
+        elif path.suffix and not path.is_dir():
             checked_suffix(path)
-    return list(output or ())
+    return [Path(text) for text in output or ()]
 
 
 def _targets(places: Sequence[Path], stem: str) -> list[Path]:
@@ -506,6 +542,21 @@ def _modes(text: str | None) -> tuple[str, ...]:
     from cnnprof.records import MODES
 
     return MODES if text is None else (text,)
+
+
+@contextlib.contextmanager
+def _torch_loading() -> Iterator[None]:
+    """Look for no garbage while torch is imported: it makes none, and the search takes half a second.
+
+    Its C++ log, which it sets up then, holds remarks on a profiled module's own memory: no lines of ours.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _console() -> "Console":

@@ -127,20 +127,66 @@ def test_a_loss_from_a_file(run, tmp_path):
         (["analyze", "cnn", "--depth", "0"], "depth 0"),
         (["analyze", "cnn", "--sort", "age"], "sort 'age'"),
         (["analyze", "torch.nn:ReLU"], "does not say what it is fed"),
+        (["analyze", "cnn", "--input-size", "3x1000000000x1000000000"], "more elements than a tensor can hold"),
+        (["analyze", "resnet18(weights='DEFAULT')"], "weights would be downloaded"),
+        (["analyze", "timm:resnet18(pretrained=True)"], "pretrained would be downloaded"),
+        (["profile", "cnn", "--time", "inf"], "time inf"),
+        (["profile", "cnn", "--seed", "9" * 30], "seed 999"),
+        (["profile", "cnn", "-o", ""], "-o ''"),
+        (["profile", "cnn", "-o", "-"], "--json writes to stdout"),
+        (["profile", "cnn", "-o", ".json"], "-o '.json'"),
         (["models", "zzzz"], "'zzzz'"),
         (["report", "none.json"], "cannot be read"),
-        (["frobnicate"], "frobnicate"),
-        ([], ""),
+        (["frobnicate"], "No such command 'frobnicate'; see"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(run, arguments, said):
     code, _, err = run(*arguments)
     assert code == 2
-    if arguments:
-        assert said in err
-        assert err.count("\n") == 1
-        assert err.startswith("cnnprof: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert err.startswith("cnnprof: ")
     assert not list(Path().glob("reports/*.json"))
+
+
+def test_without_a_command_it_says_what_there_is(run):
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "Usage: cnnprof" in err
+    assert all(command in err for command in ("compare", "profile", "analyze", "models", "report"))
+
+
+def test_a_folder_may_be_new(run):
+    assert run("analyze", "cnn", "--quiet", "-o", "new.dir/")[0] == 0
+    assert {path.name for path in Path("new.dir").iterdir()} == {"cnn.json", "cnn.md", "cnn.html"}
+
+
+def test_out_of_memory_is_one_line(run):
+    code, out, err = run("profile", "cnn", "-b", "100000000000", "--time", "0.2")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "inference and training: RuntimeError: " in err
+    assert "821,206" in out
+
+
+def test_ctrl_c_before_measuring(run, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(profiling, "_analyzed", interrupted)
+    assert run("compare", "cnn", "x=cnn") == (130, "", "cnnprof: interrupted before anything was measured\n")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [("> /dev/full", 2, "standard output cannot be written: No space left"), (">&-", 0, ""), ("| true", 0, "")],
+)
+def test_standard_output_that_takes_nothing(redirection, code, said):
+    command = f"set -o pipefail; {sys.executable} -m cnnprof models {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
