@@ -1,4 +1,5 @@
 from ._version import __version__ as __version__
+from .analysis.operators import clear_caches as clear_caches
 from .errors import UsageError as UsageError
 from .models.classifier import ArgMaxClassifier as ArgMaxClassifier
 from .models.cnn import CNN as CNN

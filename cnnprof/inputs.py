@@ -38,7 +38,7 @@ class Inputs:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        return Inputs(_mapped(self.args, move), _mapped(dict(self.kwargs), move))
+        return self.mapped(move)
 
     def with_values(self, seed: int = 0) -> "Inputs":
         """Draw values for tensors that are shapes alone."""
@@ -47,11 +47,15 @@ class Inputs:
         def drawn(tensor: torch.Tensor) -> torch.Tensor:
             return torch.randn(tensor.shape, generator=generator).to(tensor.dtype) if tensor.is_meta else tensor
 
-        return Inputs(_mapped(self.args, drawn), _mapped(dict(self.kwargs), drawn))
+        return self.mapped(drawn)
+
+    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
+        """Change every tensor."""
+        return Inputs(_mapped(self.args, change), _mapped(dict(self.kwargs), change))
 
     def cloned(self) -> "Inputs":
         """Copy all tensors to memory of their own."""
-        return Inputs(_mapped(self.args, torch.Tensor.clone), _mapped(dict(self.kwargs), torch.Tensor.clone))
+        return self.mapped(torch.Tensor.clone)
 
     def channels_last(self) -> "Inputs":
         """Lay images (N, C, H, W) out with the channels last."""
@@ -59,7 +63,7 @@ class Inputs:
         def lay(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
-        return Inputs(_mapped(self.args, lay), _mapped(dict(self.kwargs), lay))
+        return self.mapped(lay)
 
     @classmethod
     def random(cls, size: Size, batch_size: int, seed: int) -> "Inputs":

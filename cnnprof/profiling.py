@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from cnnprof import machine, statistics
-from cnnprof.analysis import trace
+from cnnprof.analysis import counts
 from cnnprof.analysis.mixing import mixing
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast, time_ratio
@@ -97,16 +97,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 def analyze(
-    model: Model, input_size: Sequence[int] | int | None = None, batch_size: int = 1, *, inputs: Any = None
+    model: Model,
+    input_size: Sequence[int] | int | None = None,
+    batch_size: int = 1,
+    *,
+    inputs: Any = None,
+    mode: Mode = "inference",
 ) -> Analysis:
-    """Count a model's parameters, MACs, activations and bytes by layer, in eval mode, on shapes alone.
+    """Count a model's parameters, MACs, activations and bytes by layer, on shapes alone.
 
+    `mode` is `inference`, the forward pass in eval mode, or `training`: forward and backward, in training mode.
     `input_size` is (C, H, W) without the batch, or the side of a square image; `inputs` a tensor or a tuple, whose last
     item may be a dict of keyword arguments, batch included. The model is left as it is. Raises UsageError where it
     refuses the input, naming the layer and its input's shape.
     """
+    if mode not in MODES:
+        raise UsageError(f"mode {mode!r}: {' or '.join(MODES)} was expected")
     subject = _subject(None, model, input_size, batch_size, inputs)
-    return _analyzed(subject, batch_size)
+    return _analyzed(subject, batch_size, mode)
 
 
 def profile(
@@ -301,12 +309,13 @@ def _device(asked: str) -> str:
 # Shapes alone --------------------------------------------------------------------------------------------------------
 
 
-def _analyzed(subject: _Subject, batch_size: int = 1) -> Analysis:
-    analysis = trace.analyze(
+def _analyzed(subject: _Subject, batch_size: int = 1, mode: Mode = "inference") -> Analysis:
+    analysis = counts.analyze(
         subject.module,
         _shapes(subject, batch_size),
         model=subject.resolved,
         input_size=subject.input_size,
+        mode=mode,
         with_weights=subject.build,
     )
     residual = [part for part in subject.module.modules() if isinstance(part, ResNet)]

@@ -16,7 +16,7 @@ Mode = Literal["inference", "training"]
 MODES: tuple[Mode, ...] = ("inference", "training")
 
 Size = tuple[int, ...]
-Rung = Literal["meta", "cpu"]
+Rung = Literal["meta", "fake", "cpu"]
 
 T = TypeVar("T")
 
@@ -64,6 +64,10 @@ class Layer:
     read_bytes: int
     written_bytes: int
     detail: str = ""
+    weight_gradient_macs: int | None = None
+    """Of `macs`, those that make the gradients of weights; None in inference."""
+    input_gradient_macs: int | None = None
+    """Of `macs`, those that carry gradients back to the layer's input; None in inference."""
 
     @property
     def flops(self) -> int:
@@ -92,11 +96,17 @@ class Totals:
     param_bytes: int
     read_bytes: int
     written_bytes: int
+    weight_gradient_macs: int | None = None
+    input_gradient_macs: int | None = None
 
     @property
     def flops(self) -> int:
         """2 x MACs."""
         return 2 * self.macs
+
+
+Books = Mapping[str, Mapping[str, int | None]]
+"""What other tools say: by tool, their flops and activations; None is unknown."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,11 @@ class Analysis(Shown):
     uncalled: tuple[str, ...] = ()
     """Modules with parameters that the forward pass never reached."""
     rung: Rung = "meta"
-    """`meta`: nothing was run; `cpu`: the network does not run on shapes alone, so one forward pass ran on the CPU."""
+    """`meta` and `fake`: nothing was run; `cpu`: what the network does depends on values, so one pass ran."""
+    mode: Mode = "inference"
+    """`training`: MACs are those of the forward and the backward pass."""
+    conventions: Books = field(default_factory=dict, hash=False)
+    """The same network in other tools' books."""
     doubts: tuple[Doubt, ...] = ()
 
     @property
@@ -135,12 +149,6 @@ class Analysis(Shown):
     def activations(self) -> int:
         """Elements of the outputs of all operators that have MACs."""
         return self.totals.activations
-
-    @property
-    def conventions(self) -> Mapping[str, Mapping[str, int | None]]:
-        """The same network in other tools' books."""
-        unknown = {"flops": None, "activations": None}
-        return {"torch": {"flops": self.totals.flops}, "fvcore": unknown, "pycls": unknown}
 
 
 @dataclass(frozen=True)

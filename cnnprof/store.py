@@ -10,6 +10,7 @@ import os
 import tempfile
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ KINDS: dict[str, type[records.Record]] = {
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
     records.Totals: ("flops",),
-    records.Analysis: ("conventions",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 
@@ -134,6 +134,9 @@ def _build(kind: Any, value: Any, where: str = "it") -> Any:
         items = arguments[:1] * len(value) if arguments[-1] is ... else arguments
         _check(len(items) == len(value), where, f"{len(items)} of them", value)
         return tuple(_build(item, part, where) for item, part in zip(items, value, strict=True))
+    if origin is Mapping:
+        _check(isinstance(value, dict), where, "an object", value)
+        return {key: _build(arguments[1], item, where) for key, item in value.items()}
     if origin is typing.Literal:
         _check(value in arguments, where, " or ".join(map(str, arguments)), value)
         return value

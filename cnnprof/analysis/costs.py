@@ -41,6 +41,88 @@ def attention(args: tuple[Any, ...], output: Any) -> int:
     return int(math.prod(batch) * tokens * key.shape[-2] * (width + value.shape[-1]))
 
 
+def packed_attention(args: tuple[Any, ...], output: Any) -> int:
+    """Attend from (n, h, t, d) to (n, h, s, d) after the projections of nn.MultiheadAttention's fast path.
+
+    Takes query, key, value (N, T, E), E, heads, then the packed (3E, E) and the output (E, E) weights.
+    """
+    query, key, width, qkv, projection = args[0], args[1], args[3], args[5], args[7]
+    batch, tokens, _ = query.shape
+    projections = batch * tokens * (qkv.numel() + projection.numel())
+    return int(projections + 2 * batch * tokens * key.shape[1] * width)
+
+
+def encoder_layer(args: tuple[Any, ...], output: Any) -> int:
+    """Attention and two linear layers over (N, T, E): nn.TransformerEncoderLayer's fast path."""
+    source, width, qkv, projection, first, second = args[0], args[1], args[3], args[5], args[14], args[16]
+    batch, tokens, _ = source.shape
+    weights = sum(weight.numel() for weight in (qkv, projection, first, second))
+    return int(batch * tokens * (weights + 2 * tokens * width))
+
+
+def recurrent(args: tuple[Any, ...], output: Any) -> int:
+    """One layer and direction over (T, N, I): the weights (gates·H, I) and (gates·H, H) at every step."""
+    return int(math.prod(args[0].shape[:2]) * (args[1].numel() + args[2].numel()))
+
+
+def recurrent_stack(args: tuple[Any, ...], output: Any) -> int:
+    """Every weight matrix at every step: the input (T, N, I), or packed (steps, I), then its list of weights."""
+    images, lists = args[0], [value for value in args if isinstance(value, list | tuple)]
+    matrices = sum(weight.numel() for weight in lists[-1] if weight.ndim == 2)
+    return int(images.numel() // images.shape[-1] * matrices)
+
+
+def trilinear(args: tuple[Any, ...], output: Any) -> int:
+    """Sum x1_i W_kij x2_j over i and j for every n and k: as many terms as the three spread over each other have."""
+    spread = [_unsqueezed(tensor.shape, dims) for tensor, dims in zip(args[:3], args[3:6], strict=True)]
+    return math.prod(max(lengths) for lengths in zip(*spread, strict=True))
+
+
+def _unsqueezed(shape: Any, dims: Any) -> list[int]:
+    lengths = list(shape)
+    for dim in dims:
+        lengths.insert(dim, 1)
+    return lengths
+
+
+def batch_summed(args: tuple[Any, ...], output: Any) -> int:
+    """Sum of (n, k) @ (k, m) over a batch."""
+    return int(args[1].numel() * args[2].shape[-1])
+
+
+def convolution_over_time(args: tuple[Any, ...], output: Any) -> int:
+    """Filters (taps, C, K) over (T, N, C)."""
+    return int(output.numel() * math.prod(args[1].shape[:2]))
+
+
+def convolution_backward(args: tuple[Any, ...], output: Any) -> int:
+    """As much as the forward pass for the gradient of the input, and again for that of the weight, where asked for."""
+    wanted = args[-1]
+    return _forward_of(args) * (bool(wanted[0]) + bool(wanted[1]))
+
+
+def convolution_weight_gradient(args: tuple[Any, ...], output: Any) -> int:
+    """The part of the weight's gradient."""
+    return _forward_of(args) * bool(args[-1][1])
+
+
+def _forward_of(args: tuple[Any, ...]) -> int:
+    gradient, images, weight, transposed = args[0], args[1], args[2], args[7]
+    return convolution((images, weight, None, None, None, None, transposed), gradient)
+
+
+def attention_backward(args: tuple[Any, ...], output: Any) -> int:
+    """The scores again, then the gradients of V, of the scores, of Q and of K: 5 products, the forward pass has 2.
+
+    Takes the output's gradient, then Q, K, V.
+    """
+    _, query, key, value = args[:4]
+    *batch, tokens, width = query.shape
+    pairs = math.prod(batch) * tokens * key.shape[-2]
+    return int(pairs * (3 * width + 2 * value.shape[-1]))
+
+
+# Composites among them are counted whole: what they are made of differs from device to device.
 MACS: Mapping[str, Formula] = {
     "aten::convolution": convolution,
     "aten::_convolution": convolution,
@@ -51,6 +133,20 @@ MACS: Mapping[str, Formula] = {
     "aten::addmv": added_mm,
     "aten::baddbmm": added_mm,
     "aten::_addmm_activation": added_mm,
+    "aten::_int_mm": mm,
+    "aten::_scaled_mm": mm,
+    "aten::addbmm": batch_summed,
+    "aten::conv_tbc": convolution_over_time,
+    "aten::_trilinear": trilinear,
+    "aten::mkldnn_rnn_layer": recurrent,
+    "aten::_native_multi_head_attention": packed_attention,
+    "aten::_transformer_encoder_layer_fwd": encoder_layer,
+    "aten::scaled_dot_product_attention": attention,
+    "aten::lstm": recurrent_stack,
+    "aten::gru": recurrent_stack,
+    "aten::rnn_tanh": recurrent_stack,
+    "aten::rnn_relu": recurrent_stack,
+    "aten::linalg_vecdot": dot,
     "aten::dot": dot,
     "aten::vdot": dot,
     "aten::_scaled_dot_product_flash_attention": attention,
@@ -58,7 +154,15 @@ MACS: Mapping[str, Formula] = {
     "aten::_scaled_dot_product_efficient_attention": attention,
     "aten::_scaled_dot_product_cudnn_attention": attention,
     "aten::_scaled_dot_product_fused_attention_overrideable": attention,
+    "aten::convolution_backward": convolution_backward,
+    "aten::_scaled_dot_product_flash_attention_backward": attention_backward,
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
+    "aten::_scaled_dot_product_efficient_attention_backward": attention_backward,
+    "aten::_scaled_dot_product_cudnn_attention_backward": attention_backward,
 }
+
+WEIGHT_GRADIENTS: Mapping[str, Formula] = {"aten::convolution_backward": convolution_weight_gradient}
+"""Of backward operators that make more than one gradient, the part of the weight's; products make one each."""
 
 _STANDING_STILL = """
     alias as_strided as_strided_ detach detach_ diagonal empty empty_like empty_strided expand lift lift_fresh
@@ -93,7 +197,7 @@ _MOVING = """
     zeros zeros_like
     avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d
     fractional_max_pool2d max_unpool2d
-    native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
+    batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
     _batch_norm_with_update cudnn_batch_norm batch_norm_elemt batch_norm_stats native_layer_norm native_group_norm
     _fused_rms_norm renorm native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle native_dropout
     _fused_dropout alpha_dropout feature_dropout _weight_norm_interface
@@ -109,5 +213,7 @@ _MOVING = """
 STANDING_STILL = frozenset(f"aten::{name}" for name in _STANDING_STILL.split())
 """Free of multiply-accumulates, and of traffic: views, sizes, memory that nothing is written to."""
 
-FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in _MOVING.split())
+_TORCHVISION = frozenset({"torchvision::nms", "torchvision::roi_align", "torchvision::roi_pool"})
+
+FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in _MOVING.split()) | _TORCHVISION
 """Free of multiply-accumulates by name: elementwise work, normalisation, pooling, reductions, copies."""

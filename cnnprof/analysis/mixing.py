@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnprof.analysis.shadow import Shadow, run
+from cnnprof.analysis.operators import is_composite
+from cnnprof.analysis.shadow import Shadow, on_meta, undisturbed
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.records import Mixing
 
@@ -55,12 +57,14 @@ def mixing(module: nn.Module, inputs: Inputs) -> Mixing:
     images = list(tensors_in((fed.args, dict(fed.kwargs))))
     if len(images) != 1 or images[0].ndim < 3:
         return UNKNOWN
-    shadow = Shadow(module, on_meta=True)
-    fed = fed.to("meta", shadow.dtype)
+    shadow = Shadow(module, on_meta)
+    floating = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), images[0])
+    fed = fed.to("meta", floating.dtype)
     image = next(tensors_in((fed.args, dict(fed.kwargs))))
     follow = _Follow(image)
     try:
-        output = run(shadow, fed, follow.see)
+        with undisturbed(), follow:
+            output = shadow.root(*fed.args, **fed.kwargs)
     except (Exception, SystemExit):  # noqa: BLE001  # whatever a network raises on meta tensors, its mixing is unknown then
         return UNKNOWN
     reach = follow.reach_of(next(tensors_in(output), None))
@@ -74,10 +78,11 @@ def _as_mixing(reach: _Reach) -> Mixing:
     return Mixing(receptive_field=field, narrowest_channels=reach.narrowest, carried_past=past)
 
 
-class _Follow:
+class _Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Carries reaches from an operator's inputs to its outputs."""
 
     def __init__(self, image: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         channels, space = image.shape[1], image.ndim - 2
         start = _Reach((_Window(1, 0, 0),) * space, None, channels)
         self._reaches = {id(image): (image, start)}  # the tensor beside it, so that its identity is not given again
@@ -86,9 +91,11 @@ class _Follow:
         """Return what is known of a tensor; None where it does not depend on the image."""
         return self._reaches[id(tensor)][1] if id(tensor) in self._reaches else None
 
-    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Carry reaches past one operator."""
-        output = func(*args, **kwargs)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_composite(func):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
         sources = [(tensor, reach) for tensor in tensors_in((args, kwargs)) if (reach := self.reach_of(tensor))]
         if sources:
             name = func._schema.name.removeprefix("aten::").removesuffix("_")

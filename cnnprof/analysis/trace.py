@@ -1,214 +1,302 @@
-"""One forward pass of a network on shapes alone, watched operator by operator. Knows tensors, not catalogs or clocks.
+"""One pass of a network, watched operator by operator, given to the rows of its modules. Knows no catalogs or clocks.
 
 Work is seen at the dispatcher, so functional calls, subclasses and products written by hand count like layers, and is
-given to the module that was entered last.
+given to the module that was entered last. The ladder: tensors without storage on the meta device; fake tensors of the
+CPU, where the network makes tensors of its own; a real pass, where what it does depends on values.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import BaseTorchFunctionMode
 
 from cnnprof import machine
-from cnnprof.analysis import costs
-from cnnprof.analysis.shadow import Shadow, first_shape, run
+from cnnprof.analysis import conventions, costs
+from cnnprof.analysis import shadow as shadows
+from cnnprof.analysis.operators import Effect, Watch
+from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.errors import UsageError, first_line
-from cnnprof.inputs import Inputs
-from cnnprof.records import Analysis, Doubt, Layer, Rung, Size, Totals, Uncounted
+from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.records import Mode, Rung, Size
 
-
-def analyze(
-    module: nn.Module,
-    inputs: Inputs,
-    *,
-    model: str,
-    input_size: Size | None = None,
-    with_weights: Callable[[], nn.Module] | None = None,
-) -> Analysis:
-    """Count a forward pass in eval mode, on meta tensors where the network runs on them, else on the CPU.
-
-    `with_weights` makes the network anew for that second case, where `module` itself stands on meta tensors. Raises
-    UsageError, naming the layer and its input shape, where neither way works.
-    """
-    try:
-        return _counted(module, inputs, "meta", model, input_size)
-    except _Refused as refusal:
-        if inputs.nbytes > machine.available_bytes():
-            raise UsageError(f"{model}: {refusal}") from refusal.__cause__
-        real = with_weights() if with_weights and any(p.is_meta for p in module.parameters()) else module
-        try:
-            return _counted(real, inputs, "cpu", model, input_size)
-        except _Refused as refusal:
-            raise UsageError(f"{model}: {refusal}") from refusal.__cause__
-
-
-class _Refused(Exception):  # noqa: N818  # a turn of the road, not an error yet
-    """The forward pass raised: where, on what, and what it said."""
+RUNGS: tuple[Rung, ...] = ("meta", "fake", "cpu")
 
 
 @dataclass
-class _Row:
+class Row:
+    """A module, and what happened in it outside its children."""
+
     path: str
     kind: str
     detail: str
     calls: int = 0
-    params: int = 0
-    macs: int = 0
-    activations: int = 0
     input_shape: Size | None = None
     output_shape: Size | None = None
-    read_bytes: int = 0
-    written_bytes: int = 0
+    params: tuple[torch.Tensor, ...] = ()
+    effects: list[Effect] = field(default_factory=list)
+    backward: list[Effect] = field(default_factory=list)
+    weight_gradient_macs: int = 0
 
 
-def _counted(module: nn.Module, inputs: Inputs, rung: Rung, model: str, input_size: Size | None) -> Analysis:
-    shadow = Shadow(module, on_meta=rung == "meta")
-    own = _own_parameters(shadow)
-    rows = {path: _Row(path, type(part).__name__, detail(part)) for path, part in shadow.originals.items()}
-    watch = _Watch(rows[""])
-    _watch_modules(shadow, rows, watch)
-    _run(shadow, inputs, rung, watch)
-    for path, row in rows.items():
-        row.params = sum(tensor.numel() for tensor in own[path])
-    parameters = [tensor for tensors in own.values() for tensor in tensors]
-    return Analysis(
-        model=model,
-        input_size=input_size,
-        batch_size=inputs.batch_size,
-        totals=Totals(
-            params=sum(row.params for row in rows.values()),
-            trainable_params=sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
-            buffers=sum(tensor.numel() for tensor in module.buffers()),
-            macs=sum(row.macs for row in rows.values()),
-            activations=sum(row.activations for row in rows.values()),
-            param_bytes=sum(tensor.numel() * tensor.element_size() for tensor in parameters),
-            read_bytes=sum(row.read_bytes for row in rows.values()),
-            written_bytes=sum(row.written_bytes for row in rows.values()),
-        ),
-        coverage=1 - sum(watch.uncounted.values()) / watch.operators if watch.operators else 1.0,
-        uncounted=tuple(Uncounted(name, path, calls) for (name, path), calls in sorted(watch.uncounted.items())),
-        layers=tuple(Layer(**vars(row)) for row in rows.values()),
-        uncalled=_uncalled(shadow, rows, watch),
+@dataclass(frozen=True)
+class Trace:
+    """The rows of one pass, by path, and the rung it was made on."""
+
+    rows: Mapping[str, Row]
+    rung: Rung
+    mode: Mode
+    buffers: int
+    """Elements of the buffers."""
+    uncalled: tuple[str, ...]
+    """The topmost modules that hold parameters, none of which the pass reached."""
+    unregistered: int
+    """Elements of parameters that the pass may use and no module has as its own."""
+
+
+class Refused(Exception):  # noqa: N818  # a turn of the road, not an error yet
+    """The forward pass raised: where, on what, and what it said."""
+
+
+def climbed(
+    module: nn.Module,
+    inputs: Inputs,
+    mode: Mode = "inference",
+    with_weights: Callable[[], nn.Module] | None = None,
+    rungs: Sequence[Rung] = RUNGS,
+    remember: bool = True,
+) -> Trace:
+    """Return the trace of the first rung that holds. Raises Refused, with the last rung's words, where none does.
+
+    `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors.
+    """
+    refusal = Refused("there is no rung to stand on")
+    for rung in rungs:
+        if rung == "cpu" and _has_no_values(module):
+            if with_weights is None:
+                break
+            module = with_weights()
+        if rung == "cpu" and inputs.nbytes > machine.available_bytes():
+            break
+        try:
+            return traced(module, inputs, rung, mode, remember)
+        except Refused as refused:
+            refusal = refused
+    raise refusal
+
+
+def _has_no_values(module: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
+def traced(module: nn.Module, inputs: Inputs, rung: Rung, mode: Mode = "inference", remember: bool = True) -> Trace:
+    """Trace a pass on one rung. Raises Refused where the network does."""
+    training = mode == "training"
+    if rung != "cpu" and any(map(nn.parameter.is_lazy, module.parameters())):
+        raise Refused("its lazy layers have no shapes yet")
+    with _STAGES[rung]() as stand_in:
+        shadow = Shadow(module, stand_in, training)
+        fed = _fed(inputs, rung, stand_in, module)
+        if shadow.is_lazy:  # a pass that only gives its parameters their shapes
+            _Walk(shadow, _rows(shadow)).run(fed, None, training=False)
+        walk = _Walk(shadow, rows := _rows(shadow))
+        walk.enter_modules()
+        watch = Watch(walk.heard_in_training if training else walk.heard, remember and rung == "meta")
+        walk.run(fed, watch, training)
+    _own_parameters(shadow, rows)
+    return Trace(
+        rows=rows,
         rung=rung,
-        doubts=_unregistered(shadow, model),
+        mode=mode,
+        buffers=sum(tensor.numel() for tensor in shadow.root.buffers()),
+        uncalled=walk.uncalled(),
+        unregistered=sum(tensor.numel() for tensor in shadow.unregistered),
     )
 
 
-def _unregistered(shadow: Shadow, model: str) -> tuple[Doubt, ...]:
-    number = sum(tensor.numel() for tensor in shadow.unregistered)
-    if not number:
-        return ()
-    said = f"{number:,} weights hang in a plain list or attribute: they are no parameters of the model, nor counted"
-    return (Doubt(model, said, "nn.ModuleList and nn.ParameterList register what they hold"),)
+def _rows(shadow: Shadow) -> dict[str, Row]:
+    return {path: Row(path, type(part).__name__, detail(part)) for path, part in shadow.clones.items()}
 
 
-def _run(shadow: Shadow, inputs: Inputs, rung: Rung, watch: "_Watch") -> None:
-    fed = inputs if rung == "meta" else inputs.with_values().cloned()
-    try:
-        run(shadow, fed.to("meta" if rung == "meta" else shadow.device, shadow.dtype), watch.see)
-    except (Exception, SystemExit) as error:  # a network may raise anything
-        row = watch.stack[-1]
-        where = f"layer {row.path!r} ({row.kind})" if row.path else f"its forward ({row.kind})"
-        shape = "x".join(map(str, row.input_shape)) if row.input_shape is not None else "without a tensor"
-        raise _Refused(f"{where} refused its input {shape}: {first_line(error)}") from error
+# Rungs ---------------------------------------------------------------------------------------------------------------
 
 
-class _Watch:
-    """Gives every operator that runs to the row of the module entered last."""
+@contextmanager
+def _fake_tensors() -> Iterator[shadows.StandIn]:
+    """Tensors that know the device they would be on, and have no storage."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    def __init__(self, root: _Row) -> None:
-        self.stack = [root]
-        self.operators = 0
-        self.uncounted: Counter[tuple[str, str]] = Counter()
-        self.seen: set[int] = set()
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+
+    with FakeTensorMode(allow_non_fake_inputs=True), _unfused():
+        yield fake
+
+
+@contextmanager
+def _values() -> Iterator[shadows.StandIn]:
+    with _unfused():
+        yield shadows.shared_or_copied
+
+
+def _unfused() -> AbstractContextManager[Any]:
+    """Keep attention off its fused path on the CPU, so that it is made of the same operators on every rung.
+
+    torch.nn's modules take it where no torch function mode is on; this one does nothing.
+    """
+    return BaseTorchFunctionMode()
+
+
+_STAGES: Mapping[Rung, Callable[[], AbstractContextManager[shadows.StandIn]]] = {
+    "meta": lambda: nullcontext(shadows.on_meta),
+    "fake": _fake_tensors,
+    "cpu": _values,
+}
+
+
+def _fed(inputs: Inputs, rung: Rung, stand_in: shadows.StandIn, module: nn.Module) -> Inputs:
+    """Inputs for a rung, in the network's own type."""
+    tensors = chain(module.parameters(), module.buffers())
+    floating = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    if rung == "cpu":
+        return inputs.with_values().cloned().to(floating.device, floating.dtype)
+    return inputs.to("meta", floating.dtype).mapped(stand_in)
+
+
+# A walk through the modules ------------------------------------------------------------------------------------------
+
+
+class _Walk:
+    """Where a pass is, and what it leaves in the rows."""
+
+    def __init__(self, shadow: Shadow, rows: Mapping[str, Row]) -> None:
+        self._shadow, self._rows = shadow, rows
+        self._stack = [rows[""]]
+        self._hidden = False
+        """Whether what runs is part of one operator on the CPU, which fvcore does not see into."""
+        self._used: set[int] = set()
         """Identities of the tensors that operators took, to tell parameters that were used."""
+        self._made_by: dict[int, tuple[Row, bool]] = {}
+        """By autograd's number of a forward product: its row, and whether it took a weight."""
+        self._weights: dict[int, torch.Tensor] = {}
+        """Tensors made of parameters alone, by the identity of their storage."""
 
-    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Count one operator."""
-        output = func(*args, **kwargs)
-        row = self.stack[-1]
-        name = func._schema.name
-        self.operators += 1
-        formula = costs.MACS.get(name)
-        if formula is not None:
-            row.macs += formula(args, output)
-            row.activations += _first(output).numel()
-        elif name not in costs.FREE:
-            self.uncounted[name.removeprefix("aten::"), row.path] += 1
-        taken = list(_flat(args))
-        self.seen.update(map(id, taken))
-        if name not in costs.STANDING_STILL:
-            row.read_bytes += sum(tensor.numel() * tensor.element_size() for tensor in taken)
-            row.written_bytes += sum(tensor.numel() * tensor.element_size() for tensor in _flat((output,)))
-        return output
+    def run(self, fed: Inputs, watch: Watch | None, training: bool) -> None:
+        """Run the pass; in training, also backward from every output that has a gradient."""
+        if training:
+            self._weights = {_storage(tensor): tensor for tensor in self._shadow.root.parameters()}
+        try:
+            with undisturbed(training), watch or nullcontext():
+                output = self._shadow.root(*fed.args, **fed.kwargs)
+                if training:
+                    del self._stack[1:]
+                    _backward(output)
+        except (Exception, SystemExit) as error:  # a network may raise anything
+            row = self._stack[-1]
+            where = f"layer {row.path!r} ({row.kind})" if row.path else f"its forward ({row.kind})"
+            shape = "x".join(map(str, row.input_shape)) if row.input_shape is not None else "without a tensor"
+            raise Refused(f"{where} refused its input {shape}: {first_line(error)}") from error
 
+    def enter_modules(self) -> None:
+        """Let each clone name its row while it runs."""
+        for path, clone in self._shadow.clones.items():
+            if not isinstance(clone, torch.jit.ScriptModule):  # its work is its parent's
+                # The slot that Module.__call__ looks in before _call_impl: hooks of the network's own stay inside.
+                clone.__dict__["_compiled_call_impl"] = self._entering(clone, self._rows[path])
 
-def _flat(values: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors of an operator's arguments, which nest one level deep."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from (item for item in value if isinstance(item, torch.Tensor))
+    def _entering(self, clone: nn.Module, row: Row) -> Callable[..., Any]:
+        stack, call = self._stack, clone._call_impl
 
-
-def _first(output: Any) -> torch.Tensor:
-    return next(_flat((output,)))
-
-
-def _watch_modules(shadow: Shadow, rows: Mapping[str, _Row], watch: _Watch) -> None:
-    """Let each clone name its row while it runs."""
-    for path, clone in shadow.clones.items():
-        if isinstance(clone, torch.jit.ScriptModule):  # takes no hooks: its work is its parent's
-            continue
-        row = rows[path]
-
-        def enter(_: nn.Module, args: Any, kwargs: Any, row: _Row = row) -> None:
-            watch.stack.append(row)
+        def entered(*args: Any, **kwargs: Any) -> Any:
             row.calls += 1
             if row.calls == 1:
-                row.input_shape = first_shape((args, kwargs))
-
-        def leave(_: nn.Module, args: Any, output: Any, row: _Row = row) -> None:
-            watch.stack.pop()
+                row.input_shape = _shape(args[0] if args and isinstance(args[0], torch.Tensor) else (args, kwargs))
+            depth, hidden = len(stack), self._hidden
+            stack.append(row)
+            self._hidden = hidden or conventions.fuses_attention(clone, args, kwargs)
+            output = call(*args, **kwargs)  # type: ignore[no-untyped-call]
+            self._hidden = hidden
+            del stack[depth:]  # where it raises, the stack tells the innermost module
             if row.output_shape is None:
-                row.output_shape = first_shape(output)
+                row.output_shape = _shape(output)
+            return output
 
-        clone.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
-        clone.register_forward_hook(leave)
+        return entered
+
+    def heard(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
+        """Give an operator to the module that was entered last."""
+        self._stack[-1].effects.append(effect.hidden() if self._hidden else effect)
+        self._used.update(map(id, taken))
+
+    def heard_in_training(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
+        """Give a backward operator to the module whose forward operator made its node."""
+        node = torch._C._current_autograd_node()
+        if node is None or len(self._stack) > 1:  # entered while going backward, a module is recomputed
+            self._heard_forward(effect, taken, output)
+            return
+        row, took_weight = self._made_by.get(node._sequence_nr(), (self._stack[0], False))
+        row.backward.append(effect)
+        if took_weight:
+            parted = effect.operator in costs.WEIGHT_GRADIENTS
+            of_weight = effect.weight_gradient_macs if parted else 0 if self._any_weight(taken) else effect.macs
+            row.weight_gradient_macs += of_weight
+
+    def _heard_forward(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
+        self.heard(effect, taken, output)
+        if taken and all(_storage(tensor) in self._weights for tensor in taken):
+            self._weights.update({_storage(tensor): tensor for tensor in tensors_in(output)})
+        if effect.macs and any(tensor.requires_grad for tensor in taken):
+            # Autograd has numbered the node of this operator, and counted on.
+            number = torch._C._autograd._get_sequence_nr() - 1
+            self._made_by[number] = self._stack[-1], self._any_weight(taken)
+
+    def _any_weight(self, taken: Sequence[torch.Tensor]) -> bool:
+        return any(_storage(tensor) in self._weights for tensor in taken)
+
+    def uncalled(self) -> tuple[str, ...]:
+        """Name the topmost modules that hold parameters, none of which the pass reached."""
+        found: list[str] = []
+        for path, clone in self._shadow.clones.items():
+            silent = isinstance(clone, torch.jit.ScriptModule)  # it does not tell what it calls
+            if silent or self._rows[path].calls or any(path.startswith(f"{parent}.") for parent in found):
+                continue
+            if any(True for _ in clone.parameters()) and not self._reached(path, clone):
+                found.append(path)
+        return tuple(found)
+
+    def _reached(self, path: str, clone: nn.Module) -> bool:
+        inside = (row for part, row in self._rows.items() if not path or part.startswith(f"{path}."))
+        return any(id(tensor) in self._used for tensor in clone.parameters()) or any(row.calls for row in inside)
 
 
-def _own_parameters(shadow: Shadow) -> dict[str, list[torch.Tensor]]:
+def _backward(output: Any) -> None:
+    made = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+    if not made:
+        raise UsageError("no output has a gradient to any parameter")
+    torch.autograd.backward(made, [torch.ones_like(tensor) for tensor in made])
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _shape(value: Any) -> Size | None:
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    return next((tuple(tensor.shape) for tensor in tensors_in(value)), None)
+
+
+def _own_parameters(shadow: Shadow, rows: Mapping[str, Row]) -> None:
     """Give each parameter tensor to the first module that holds it."""
     seen: set[int] = set()
-    own: dict[str, list[torch.Tensor]] = {}
-    for path, part in shadow.originals.items():
-        own[path] = [tensor for tensor in part._parameters.values() if tensor is not None and id(tensor) not in seen]
-        seen.update(map(id, own[path]))
-    return own
-
-
-def _uncalled(shadow: Shadow, rows: Mapping[str, _Row], watch: _Watch) -> tuple[str, ...]:
-    """Name the topmost modules that hold parameters, none of which the forward pass reached."""
-
-    def reached(path: str) -> bool:
-        held = shadow.clones[path].parameters()
-        return any(id(tensor) in watch.seen for tensor in held) or any(
-            row.calls for part, row in rows.items() if part == path or part.startswith(f"{path}.")
-        )
-
-    found: list[str] = []
     for path, clone in shadow.clones.items():
-        if isinstance(clone, torch.jit.ScriptModule):  # it does not tell what it calls
-            continue
-        if rows[path].calls or any(path.startswith(f"{parent}.") for parent in found):
-            continue
-        if any(True for _ in clone.parameters()) and not reached(path):
-            found.append(path)
-    return tuple(found)
+        own = [tensor for tensor in clone._parameters.values() if tensor is not None and id(tensor) not in seen]
+        rows[path].params = tuple(own)
+        seen.update(map(id, own))
 
 
 def detail(part: nn.Module) -> str:

@@ -632,8 +632,14 @@ def _macs_noun(count: str) -> str:
 def analysis_header(analysis: Analysis) -> str:
     """256x56x56 · batch 8 · nothing was run."""
     size = units.size(analysis.input_size) if analysis.input_size else "its own inputs"
-    how = "nothing was run" if analysis.rung == "meta" else "one forward pass was run on the CPU"
-    return " · ".join((size, f"batch {analysis.batch_size}", how))
+    return " · ".join((size, f"batch {analysis.batch_size}", how(analysis)))
+
+
+def how(analysis: Analysis) -> str:
+    """Say what was done to count: nothing was run, or one pass was."""
+    step = "" if analysis.mode == "inference" else "forward and backward · "
+    run = "one pass was run on the CPU" if analysis.rung == "cpu" else "nothing was run"
+    return step + run
 
 
 def analysis_foot(analysis: Analysis) -> tuple[tuple[str, str], ...]:

@@ -125,7 +125,7 @@ def analysis(record: Analysis, depth: int, sort: str | None) -> RenderableType:
     """The tree of layers, and what was not counted."""
     size = units.size(record.input_size) if record.input_size else "its own inputs"
     batch = f" · batch {record.batch_size}" if record.batch_size != 1 else ""
-    how = "nothing was run" if record.rung == "meta" else "one forward pass was run on the CPU"
+    how = tables.how(record)
     parts: list[RenderableType] = [
         Text(f"{record.model} · {size}{batch} · {how}"),
         Text(),

@@ -1,0 +1,132 @@
+"""A trace to an Analysis: sums by layer, totals, what was not counted, other tools' books."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import nn
+
+from cnnprof.analysis.operators import Effect
+from cnnprof.analysis.trace import RUNGS, Refused, Row, Trace, climbed
+from cnnprof.errors import UsageError
+from cnnprof.inputs import Inputs
+from cnnprof.records import Analysis, Books, Doubt, Layer, Mode, Rung, Size, Totals, Uncounted
+
+
+def analyze(
+    module: nn.Module,
+    inputs: Inputs,
+    *,
+    model: str,
+    input_size: Size | None = None,
+    mode: Mode = "inference",
+    with_weights: Callable[[], nn.Module] | None = None,
+    rungs: Sequence[Rung] = RUNGS,
+    remember: bool = True,
+) -> Analysis:
+    """Count a forward pass in eval mode, or a forward and backward pass in training mode.
+
+    `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors. Raises
+    UsageError, naming the layer and its input shape, where no rung holds.
+    """
+    try:
+        trace = climbed(module, inputs, mode, with_weights, rungs, remember)
+    except Refused as refusal:
+        raise UsageError(f"{model}: {refusal}") from refusal.__cause__
+    layers = tuple(_layer(row, mode) for row in trace.rows.values())
+    return Analysis(
+        model=model,
+        input_size=input_size,
+        batch_size=inputs.batch_size,
+        totals=_totals(trace, layers),
+        coverage=_coverage(trace),
+        uncounted=_uncounted(trace),
+        layers=layers,
+        uncalled=trace.uncalled,
+        rung=trace.rung,
+        mode=mode,
+        conventions=_books(trace),
+        doubts=_unregistered(trace, model),
+    )
+
+
+def _layer(row: Row, mode: Mode) -> Layer:
+    effects = [*row.effects, *row.backward]
+    backward_macs = sum(effect.macs for effect in row.backward)
+    trained = mode == "training"
+    return Layer(
+        path=row.path,
+        kind=row.kind,
+        calls=row.calls,
+        params=sum(tensor.numel() for tensor in row.params),
+        macs=sum(effect.macs for effect in effects),
+        activations=sum(effect.activations for effect in row.effects),
+        input_shape=row.input_shape,
+        output_shape=row.output_shape,
+        read_bytes=sum(effect.read_bytes for effect in effects),
+        written_bytes=sum(effect.written_bytes for effect in effects),
+        detail=row.detail,
+        weight_gradient_macs=row.weight_gradient_macs if trained else None,
+        input_gradient_macs=backward_macs - row.weight_gradient_macs if trained else None,
+    )
+
+
+def _totals(trace: Trace, layers: Sequence[Layer]) -> Totals:
+    parameters = [tensor for row in trace.rows.values() for tensor in row.params]
+    return Totals(
+        params=sum(layer.params for layer in layers),
+        trainable_params=sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
+        buffers=trace.buffers,
+        macs=sum(layer.macs for layer in layers),
+        activations=sum(layer.activations for layer in layers),
+        param_bytes=sum(tensor.numel() * tensor.element_size() for tensor in parameters),
+        read_bytes=sum(layer.read_bytes for layer in layers),
+        written_bytes=sum(layer.written_bytes for layer in layers),
+        weight_gradient_macs=_sum(layer.weight_gradient_macs for layer in layers),
+        input_gradient_macs=_sum(layer.input_gradient_macs for layer in layers),
+    )
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _effects(trace: Trace) -> list[tuple[str, Effect]]:
+    return [(row.path, effect) for row in trace.rows.values() for effect in (*row.effects, *row.backward)]
+
+
+def _coverage(trace: Trace) -> float:
+    effects = [effect for _, effect in _effects(trace)]
+    calls = sum(effect.calls for effect in effects)
+    return 1 - sum(len(effect.uncounted) for effect in effects) / calls if calls else 1.0
+
+
+def _uncounted(trace: Trace) -> tuple[Uncounted, ...]:
+    found = Counter((operator, path) for path, effect in _effects(trace) for operator in effect.uncounted)
+    return tuple(Uncounted(operator, path, calls) for (operator, path), calls in sorted(found.items()))
+
+
+def _books(trace: Trace) -> Books:
+    """The same pass as torch's FlopCounterMode, fvcore and pycls count it; the latter two know no backward pass."""
+    effects = [effect for _, effect in _effects(trace)]
+    macs = sum(effect.macs for effect in effects)
+    activations = sum(effect.activations for effect in effects)
+    forward = trace.mode == "inference"
+    return {
+        "torch": {"flops": 2 * macs},
+        "fvcore": {
+            "flops": sum(effect.fvcore_flops for effect in effects) if forward else None,
+            "activations": sum(effect.fvcore_activations for effect in effects) if forward else None,
+        },
+        "pycls": {
+            "flops": macs + sum(effect.biases for effect in effects) if forward else None,
+            "activations": activations + sum(effect.pooled for effect in effects) if forward else None,
+        },
+    }
+
+
+def _unregistered(trace: Trace, model: str) -> tuple[Doubt, ...]:
+    if not trace.unregistered:
+        return ()
+    said = f"{trace.unregistered:,} weights hang in a plain list or attribute: they are no parameters, nor counted"
+    return (Doubt(model, said, "nn.ModuleList and nn.ParameterList register what they hold"),)

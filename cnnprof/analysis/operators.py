@@ -1,0 +1,261 @@
+"""Operators as they run: what each one does, under every convention, and its output, remembered.
+
+In inference mode the dispatcher shows composite operators (linear, einsum) before those that they are made of. Both
+matter: the parts are what is counted, the whole is what a traced graph shows. On meta tensors an operator's effect and
+output follow from shapes, strides, dtypes and arguments, so they are worked out once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cnnprof.analysis import conventions, costs, shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one call of an operator does; of a composite, with all that it is made of."""
+
+    operator: str
+    calls: int = 1
+    """Operators that ran: one, or the parts of a composite."""
+    macs: int = 0
+    weight_gradient_macs: int = 0
+    """Of `macs`, those that a backward operator spends on the gradient of weights."""
+    activations: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    biases: int = 0
+    pooled: int = 0
+    fvcore_flops: int = 0
+    fvcore_activations: int = 0
+    uncounted: tuple[str, ...] = ()
+
+    def hidden(self) -> "Effect":
+        """Return the effect as fvcore sees it where it runs within one operator that fvcore does not know."""
+        return replace(self, fvcore_flops=0, fvcore_activations=0)
+
+
+Listener = Callable[[Effect, Sequence[torch.Tensor], Any], None]
+"""Hears of each outermost operator, of the tensors that it took, and of its output."""
+
+Output = Any
+Remembered = tuple[Effect, Callable[[Sequence[torch.Tensor]], Output]]
+
+LIMIT = 50_000
+"""Operators that are remembered, of about 1 KiB each; then all are forgotten."""
+
+_remembered: dict[Any, Remembered] = {}
+
+
+def clear_caches() -> None:
+    """Forget what operators on meta tensors do: the next count works it out again."""
+    _remembered.clear()
+
+
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells a listener of every operator; with `remember`, runs each kind of call on meta tensors once."""
+
+    def __init__(self, listener: Listener, remember: bool = True) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._listener = listener
+        self._known = _remembered if remember else None
+        self._parts: list[list[Effect]] = []
+        """Effects of the parts of the composites that are being taken apart, innermost last."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
+            return func(*args, **(kwargs or {}))
+        taken: list[torch.Tensor] = []
+        key = _key(func, args, kwargs, taken) if self._known is not None else None
+        found = None if key is None else self._known.get(key)  # type: ignore[union-attr]
+        if found is not None:
+            effect, make = found
+            output = make(taken)
+        else:
+            output, effect = self._performed(func, args, kwargs or {}, key is not None)
+            if key is not None:
+                self._remember(key, effect, output, taken)
+        if self._parts:
+            self._parts[-1].append(effect)
+        else:
+            self._listener(effect, taken if key is not None else list(_flat(args)), output)
+        return output
+
+    def _performed(self, func: Any, args: Any, kwargs: Any, on_meta: bool) -> tuple[Output, Effect]:
+        rule = shapes.RULES.get(func.name()) if on_meta and not kwargs else None
+        output = rule(args) if rule is not None else None
+        if output is None:
+            if is_composite(func) and func._schema.name not in costs.MACS:
+                return self._taken_apart(func, args, kwargs)
+            output = func(*args, **kwargs)
+        return output, _effect(func._schema.name, args, output)
+
+    def _taken_apart(self, func: Any, args: Any, kwargs: Any) -> tuple[Output, Effect]:
+        parts: list[Effect] = []
+        self._parts.append(parts)
+        try:
+            with self:
+                output = func.decompose(*args, **kwargs)
+        finally:
+            self._parts.pop()
+        return output, _together(func._schema.name, parts, args, output)
+
+    def _remember(self, key: Any, effect: Effect, output: Output, taken: Sequence[torch.Tensor]) -> None:
+        make = _maker(output, taken)
+        if make is not None:
+            if len(_remembered) >= LIMIT:
+                _remembered.clear()
+            _remembered[key] = effect, make
+
+
+# What an operator does -----------------------------------------------------------------------------------------------
+
+
+def _effect(name: str, args: Any, output: Output) -> Effect:
+    formula, backward = costs.MACS.get(name), costs.WEIGHT_GRADIENTS.get(name)
+    still = name in costs.STANDING_STILL
+    macs = formula(args, output) if formula is not None else 0
+    size = _first(output).numel() if formula is not None or name in conventions.MAX_POOLS else 0
+    adds_bias = conventions.BIASES.get(name)
+    flops = conventions.FVCORE_FLOPS.get(name)
+    return Effect(
+        operator=name,
+        macs=macs,
+        weight_gradient_macs=backward(args, output) if backward is not None else 0,
+        activations=size if formula is not None else 0,
+        read_bytes=0 if still else _bytes(_flat(args)),
+        written_bytes=0 if still else _bytes(_flat((output,))),
+        biases=size if adds_bias is not None and adds_bias(args) else 0,
+        pooled=size if name in conventions.MAX_POOLS else 0,
+        fvcore_flops=flops(args, _first(output)) if flops is not None else 0,
+        fvcore_activations=size if name in conventions.FVCORE_ACTIVATIONS else 0,
+        uncounted=() if formula is not None or name in costs.FREE else (name.removeprefix("aten::"),),
+    )
+
+
+def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> Effect:
+    """Add the parts of a composite up; tools that read a traced graph see it whole, by a rule or not at all."""
+    fvcore_flops = sum(part.fvcore_flops for part in parts)
+    fvcore_activations = sum(part.fvcore_activations for part in parts)
+    if name not in conventions.TAKEN_APART:
+        flops = conventions.FVCORE_FLOPS.get(name)
+        fvcore_flops = flops(args, _first(output)) if flops is not None else 0
+        fvcore_activations = _first(output).numel() if name in conventions.FVCORE_ACTIVATIONS else 0
+    return Effect(
+        operator=name,
+        calls=sum(part.calls for part in parts),
+        macs=sum(part.macs for part in parts),
+        weight_gradient_macs=sum(part.weight_gradient_macs for part in parts),
+        activations=sum(part.activations for part in parts),
+        read_bytes=sum(part.read_bytes for part in parts),
+        written_bytes=sum(part.written_bytes for part in parts),
+        biases=sum(part.biases for part in parts),
+        pooled=sum(part.pooled for part in parts),
+        fvcore_flops=fvcore_flops,
+        fvcore_activations=fvcore_activations,
+        uncounted=tuple(operator for part in parts for operator in part.uncounted),
+    )
+
+
+def _flat(values: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of an operator's arguments, which nest one level deep."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from (item for item in value if isinstance(item, torch.Tensor))
+
+
+def _first(output: Output) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else next(_flat((output,)))
+
+
+def _bytes(tensors: Iterator[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# What is remembered --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    composite: bool
+    """Made of other operators."""
+    repeatable: bool
+    """Its effect and output follow from its arguments' shapes, strides, dtypes and values."""
+
+
+def is_composite(func: Any) -> bool:
+    """Say whether an operator is made of others, which it can be taken apart into."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+
+
+@cache
+def _traits(func: Any) -> _Traits:
+    schema = func._schema
+    returns_view = any(value.alias_info is not None and not value.alias_info.is_write for value in schema.returns)
+    moves_memory = torch.Tag.inplace_view in func.tags or "out" in schema.overload_name
+    # A view is quick, and keeps what it looks at; a composite that may return one is slow, and nobody looks.
+    return _Traits(is_composite(func), not moves_memory and (is_composite(func) or not returns_view))
+
+
+_PLAIN = frozenset({int, float, bool, str, complex, type(None), torch.dtype, torch.device, torch.layout})
+_PLAIN |= {torch.memory_format, torch.Size}
+_TENSORS = frozenset({torch.Tensor, nn.Parameter})
+
+
+def _key(func: Any, args: Any, kwargs: Any, taken: list[torch.Tensor]) -> Any:
+    """Return what tells a call from another, or None where only running it tells; collect its tensors in `taken`."""
+    if not _traits(func).repeatable:
+        return None
+    parts: list[Any] = [func, torch.get_default_dtype()]
+    if not _described(args, parts, taken):
+        return None
+    if kwargs:
+        parts += kwargs
+        if not _described(kwargs.values(), parts, taken):
+            return None
+    return tuple(parts)
+
+
+def _described(values: Any, parts: list[Any], taken: list[torch.Tensor]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind in _TENSORS:
+            if not value.is_meta or value.dtype.is_complex or value.layout is not torch.strided:
+                return False
+            taken.append(value)
+            parts += (value.shape, value.stride(), value.dtype)
+        elif kind in _PLAIN:
+            parts += (kind, value)  # 1, 1.0 and True are equal, and promote differently
+        elif kind is list or kind is tuple:
+            parts += (kind, len(value))
+            if not _described(value, parts, taken):
+                return False
+        else:
+            return False
+    return True
+
+
+def _maker(output: Output, taken: Sequence[torch.Tensor]) -> Callable[[Sequence[torch.Tensor]], Output] | None:
+    """Return what makes the same output anew of a call's tensors; None where it holds more than meta tensors."""
+    if isinstance(output, tuple | list):
+        kind, makers = type(output), [_maker(item, taken) for item in output]
+        if None in makers or kind not in (tuple, list):
+            return None
+        return lambda tensors: kind(make(tensors) for make in makers)  # type: ignore[misc]
+    if type(output) in _PLAIN:
+        return lambda tensors: output
+    if type(output) not in _TENSORS or not output.is_meta or output.layout is not torch.strided:
+        return None
+    place = next((place for place, tensor in enumerate(taken) if tensor is output), None)
+    if place is not None:
+        return lambda tensors: tensors[place]
+    shape, stride, dtype = output.shape, output.stride(), output.dtype
+    return lambda tensors: torch.empty_strided(shape, stride, dtype=dtype, device="meta")
