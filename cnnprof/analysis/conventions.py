@@ -99,7 +99,7 @@ BIASES: Mapping[str, Callable[[tuple[Any, ...]], bool]] = {
 }
 """Operators that add a bias, and whether a call does."""
 
-MAX_POOLS = frozenset({"aten::max_pool2d_with_indices", "aten::max_pool3d_with_indices", "aten::max_pool2d"})
+MAX_POOLS = frozenset({"aten::max_pool2d_with_indices", "aten::max_pool3d_with_indices"})
 
 
 def fuses_attention(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

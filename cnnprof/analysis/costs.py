@@ -95,6 +95,15 @@ def convolution_over_time(args: tuple[Any, ...], output: Any) -> int:
     return int(output.numel() * math.prod(args[1].shape[:2]))
 
 
+def recurrent_backward(args: tuple[Any, ...], output: Any) -> int:
+    """The gradients of the weights, those carried back from step to step, and those of the input where it has one."""
+    images, from_input, from_state = args[:3]
+    steps, batch = images.shape[:2]
+    carried = (steps - 1) * batch * from_state.numel()
+    to_input = steps * batch * from_input.numel() if images.requires_grad else 0
+    return int(recurrent(args, output) + carried + to_input)
+
+
 def convolution_backward(args: tuple[Any, ...], output: Any) -> int:
     """As much as the forward pass for the gradient of the input, and again for that of the weight, where asked for."""
     wanted = args[-1]
@@ -122,7 +131,6 @@ def attention_backward(args: tuple[Any, ...], output: Any) -> int:
     return int(pairs * (3 * width + 2 * value.shape[-1]))
 
 
-# Composites among them are counted whole: what they are made of differs from device to device.
 MACS: Mapping[str, Formula] = {
     "aten::convolution": convolution,
     "aten::_convolution": convolution,
@@ -154,6 +162,7 @@ MACS: Mapping[str, Formula] = {
     "aten::_scaled_dot_product_efficient_attention": attention,
     "aten::_scaled_dot_product_cudnn_attention": attention,
     "aten::_scaled_dot_product_fused_attention_overrideable": attention,
+    "aten::mkldnn_rnn_layer_backward": recurrent_backward,
     "aten::convolution_backward": convolution_backward,
     "aten::_scaled_dot_product_flash_attention_backward": attention_backward,
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
@@ -161,7 +170,10 @@ MACS: Mapping[str, Formula] = {
     "aten::_scaled_dot_product_cudnn_attention_backward": attention_backward,
 }
 
-WEIGHT_GRADIENTS: Mapping[str, Formula] = {"aten::convolution_backward": convolution_weight_gradient}
+WEIGHT_GRADIENTS: Mapping[str, Formula] = {
+    "aten::convolution_backward": convolution_weight_gradient,
+    "aten::mkldnn_rnn_layer_backward": recurrent,
+}
 """Of backward operators that make more than one gradient, the part of the weight's; products make one each."""
 
 _STANDING_STILL = """
@@ -178,14 +190,14 @@ _MOVING = """
     bitwise_left_shift bitwise_right_shift bincount bucketize
     cat ceil celu celu_ clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clone col2im complex
     constant_pad_nd copy copy_ cos cos_ count_nonzero cummax cummin cumprod cumsum deg2rad
-    diag diag_embed div div_ dropout elu elu_ embedding _embedding_bag eq eq_ equal erf erf_ erfc exp exp_ exp2 expm1
+    diag diag_embed div div_ elu elu_ embedding _embedding_bag eq eq_ equal erf erf_ erfc exp exp_ exp2 expm1
     exponential_ eye fill fill_ flip floor floor_ floor_divide fmax fmin fmod frac full full_like gather ge
     gelu gelu_ gt glu hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_
     histc im2col index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put index_put_
     index_select isfinite isinf isin isnan isneginf isposinf kthvalue le leaky_relu leaky_relu_ lerp lerp_
     linspace log log10 log1p log2 log_ log_sigmoid_forward _log_softmax logaddexp logical_and logical_and_
     logical_not logical_or logical_xor logit logsumexp lt masked_fill masked_fill_ masked_scatter masked_select max
-    maximum max_pool2d_with_indices max_pool3d_with_indices max_pool2d max_pool3d mean median min minimum mish mish_
+    maximum max_pool2d_with_indices max_pool3d_with_indices mean median min minimum mish mish_
     mode mul mul_ multinomial nan_to_num nan_to_num_ nansum ne neg neg_ new_full new_ones new_zeros nonzero norm
     linalg_vector_norm normal normal_ normal_functional one_hot ones ones_like polar pow pow_ prod rand rand_like
     randint randint_like randn randn_like randperm random random_ reciprocal reciprocal_ relu relu_ _prelu_kernel
@@ -200,7 +212,7 @@ _MOVING = """
     batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
     _batch_norm_with_update cudnn_batch_norm batch_norm_elemt batch_norm_stats native_layer_norm native_group_norm
     _fused_rms_norm renorm native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle native_dropout
-    _fused_dropout alpha_dropout feature_dropout _weight_norm_interface
+    _fused_dropout _weight_norm_interface
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d
     upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
@@ -210,10 +222,37 @@ _MOVING = """
     _assert_async _assert_tensor_metadata
 """
 
+_BACKWARD = """
+    _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward adaptive_max_pool2d_backward
+    adaptive_max_pool3d_backward avg_pool2d_backward avg_pool3d_backward max_pool2d_with_indices_backward
+    max_pool3d_with_indices_backward fractional_max_pool2d_backward
+    native_batch_norm_backward batch_norm_backward cudnn_batch_norm_backward native_layer_norm_backward
+    native_group_norm_backward _fused_rms_norm_backward _weight_norm_interface_backward
+    threshold_backward sigmoid_backward tanh_backward gelu_backward silu_backward hardswish_backward
+    hardsigmoid_backward hardtanh_backward leaky_relu_backward elu_backward mish_backward glu_backward
+    softplus_backward softshrink_backward hardshrink_backward log_sigmoid_backward logit_backward
+    rrelu_with_noise_backward _prelu_kernel_backward
+    _softmax_backward_data _log_softmax_backward_data native_dropout_backward _masked_softmax_backward
+    select_backward slice_backward as_strided_scatter diagonal_backward unfold_backward index_select_backward
+    embedding_dense_backward embedding_backward _embedding_bag_backward _embedding_bag_dense_backward
+    value_selecting_reduction_backward new_empty masked_select_backward
+    reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
+    replication_pad2d_backward replication_pad3d_backward
+    upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
+    _upsample_nearest_exact2d_backward upsample_linear1d_backward upsample_bilinear2d_backward
+    upsample_bicubic2d_backward upsample_trilinear3d_backward _upsample_bilinear2d_aa_backward
+    _upsample_bicubic2d_aa_backward grid_sampler_2d_backward grid_sampler_3d_backward
+    nll_loss_backward nll_loss2d_backward mse_loss_backward smooth_l1_loss_backward huber_loss_backward
+    binary_cross_entropy_backward
+"""
+
 STANDING_STILL = frozenset(f"aten::{name}" for name in _STANDING_STILL.split())
 """Free of multiply-accumulates, and of traffic: views, sizes, memory that nothing is written to."""
 
 _TORCHVISION = frozenset({"torchvision::nms", "torchvision::roi_align", "torchvision::roi_pool"})
 
-FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in _MOVING.split()) | _TORCHVISION
+FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in (_MOVING + _BACKWARD).split()) | _TORCHVISION
 """Free of multiply-accumulates by name: elementwise work, normalisation, pooling, reductions, copies."""
+
+WHOLE = FREE | frozenset(MACS)
+"""Composite operators among these are not taken apart: what they are made of differs from device to device."""

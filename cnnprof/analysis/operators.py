@@ -91,7 +91,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = shapes.RULES.get(func.name()) if on_meta and not kwargs else None
         output = rule(args) if rule is not None else None
         if output is None:
-            if is_composite(func) and func._schema.name not in costs.MACS:
+            if is_composite(func) and func._schema.name not in costs.WHOLE:
                 return self._taken_apart(func, args, kwargs)
             output = func(*args, **kwargs)
         return output, _effect(func._schema.name, args, output)

@@ -178,25 +178,27 @@ class _Walk:
         self._stack = [rows[""]]
         self._hidden = False
         """Whether what runs is part of one operator on the CPU, which fvcore does not see into."""
+        self._raised: tuple[BaseException, Row] | None = None
+        """What was raised last, and in which module first."""
         self._used: set[int] = set()
         """Identities of the tensors that operators took, to tell parameters that were used."""
         self._made_by: dict[int, tuple[Row, bool]] = {}
-        """By autograd's number of a forward product: its row, and whether it took a weight."""
+        """By autograd's number of a forward operator: its row, and whether it took a weight."""
         self._weights: dict[int, torch.Tensor] = {}
-        """Tensors made of parameters alone, by the identity of their storage."""
+        """Parameters, buffers and what is made of them alone, by the identity of their storage."""
 
     def run(self, fed: Inputs, watch: Watch | None, training: bool) -> None:
         """Run the pass; in training, also backward from every output that has a gradient."""
         if training:
-            self._weights = {_storage(tensor): tensor for tensor in self._shadow.root.parameters()}
+            own = chain(self._shadow.root.parameters(), self._shadow.root.buffers())
+            self._weights = {_storage(tensor): tensor for tensor in own}
         try:
             with undisturbed(training), watch or nullcontext():
                 output = self._shadow.root(*fed.args, **fed.kwargs)
                 if training:
-                    del self._stack[1:]
                     _backward(output)
         except (Exception, SystemExit) as error:  # a network may raise anything
-            row = self._stack[-1]
+            row = self._raised[1] if self._raised and self._raised[0] is error else self._stack[0]
             where = f"layer {row.path!r} ({row.kind})" if row.path else f"its forward ({row.kind})"
             shape = "x".join(map(str, row.input_shape)) if row.input_shape is not None else "without a tensor"
             raise Refused(f"{where} refused its input {shape}: {first_line(error)}") from error
@@ -215,12 +217,18 @@ class _Walk:
             row.calls += 1
             if row.calls == 1:
                 row.input_shape = _shape(args[0] if args and isinstance(args[0], torch.Tensor) else (args, kwargs))
-            depth, hidden = len(stack), self._hidden
-            stack.append(row)
+            hidden = self._hidden
             self._hidden = hidden or conventions.fuses_attention(clone, args, kwargs)
-            output = call(*args, **kwargs)  # type: ignore[no-untyped-call]
-            self._hidden = hidden
-            del stack[depth:]  # where it raises, the stack tells the innermost module
+            stack.append(row)
+            try:
+                output = call(*args, **kwargs)  # type: ignore[no-untyped-call]
+            except BaseException as error:
+                if self._raised is None or self._raised[0] is not error:
+                    self._raised = error, row
+                raise
+            finally:
+                stack.pop()
+                self._hidden = hidden
             if row.output_shape is None:
                 row.output_shape = _shape(output)
             return output
@@ -249,10 +257,10 @@ class _Walk:
         self.heard(effect, taken, output)
         if taken and all(_storage(tensor) in self._weights for tensor in taken):
             self._weights.update({_storage(tensor): tensor for tensor in tensors_in(output)})
-        if effect.macs and any(tensor.requires_grad for tensor in taken):
-            # Autograd has numbered the node of this operator, and counted on.
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in taken):
+            # The last number that autograd gave is this operator's, or, where it has no gradient, of one heard before.
             number = torch._C._autograd._get_sequence_nr() - 1
-            self._made_by[number] = self._stack[-1], self._any_weight(taken)
+            self._made_by.setdefault(number, (self._stack[-1], self._any_weight(taken)))
 
     def _any_weight(self, taken: Sequence[torch.Tensor]) -> bool:
         return any(_storage(tensor) in self._weights for tensor in taken)
