@@ -203,8 +203,14 @@ def analyze(
     model: ModelArgument,
     input_size: InputSize = None,
     batch_size: Batch = 1,
+    mode: Annotated[str, typer.Option("--mode", help="inference, or training: forward and backward.")] = "inference",
     depth: Depth = 2,
     sort: Sort = None,
+    cross_check: Annotated[bool, typer.Option("--cross-check", help="Ask fvcore, too.")] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", help="Run fvcore or torch, and itemise the difference by layer and cause."),
+    ] = None,
     output: Output = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -220,12 +226,13 @@ def analyze(
         with _torch_loading():
             from cnnprof import profiling
 
-        record = profiling.analyze(model, size, batch_size)
+        tools = tuple(dict.fromkeys([*(["fvcore"] if cross_check else []), *([explain] if explain else [])]))
+        record = profiling.analyze(model, size, batch_size, mode=mode, tools=tools)  # type: ignore[arg-type]
         targets = _targets(places, _slug(model))
         if not (as_json or quiet):
             from cnnprof.reporting import terminal
 
-            console.print(terminal.renderable(record, depth, sort))
+            console.print(terminal.renderable(record, depth, sort, explain=explain is not None))
     if as_json:
         _print_json(record)
     _save(record, targets)

@@ -23,6 +23,7 @@ from torch import nn
 from cnnprof import machine, statistics
 from cnnprof.analysis import counts
 from cnnprof.analysis.mixing import mixing
+from cnnprof.analysis.opinions import TOOLS, Tool
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast, time_ratio
 from cnnprof.errors import UsageError, said
@@ -103,18 +104,23 @@ def analyze(
     *,
     inputs: Any = None,
     mode: Mode = "inference",
+    tools: Sequence[Tool] = (),
 ) -> Analysis:
     """Count a model's parameters, MACs, activations and bytes by layer, on shapes alone.
 
-    `mode` is `inference`, the forward pass in eval mode, or `training`: forward and backward, in training mode.
+    `mode` is `inference`, the forward pass in eval mode, or `training`: forward and backward, in training mode. `tools`
+    ("fvcore", "torch") run beside, on the CPU, and their difference is itemised in `opinions`; forward passes only.
     `input_size` is (C, H, W) without the batch, or the side of a square image; `inputs` a tensor or a tuple, whose last
     item may be a dict of keyword arguments, batch included. The model is left as it is. Raises UsageError where it
     refuses the input, naming the layer and its input's shape.
     """
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: {' or '.join(MODES)} was expected")
+    unknown = [tool for tool in tools if tool not in TOOLS]
+    if unknown or (tools and mode != "inference"):
+        raise UsageError(f"second opinion of {', '.join(tools)!r}: {' or '.join(TOOLS)} of a forward pass was expected")
     subject = _subject(None, model, input_size, batch_size, inputs)
-    return _analyzed(subject, batch_size, mode)
+    return _analyzed(subject, batch_size, mode, tools)
 
 
 def profile(
@@ -309,13 +315,14 @@ def _device(asked: str) -> str:
 # Shapes alone --------------------------------------------------------------------------------------------------------
 
 
-def _analyzed(subject: _Subject, batch_size: int = 1, mode: Mode = "inference") -> Analysis:
+def _analyzed(subject: _Subject, batch_size: int = 1, mode: Mode = "inference", tools: Sequence[Tool] = ()) -> Analysis:
     analysis = counts.analyze(
         subject.module,
         _shapes(subject, batch_size),
         model=subject.resolved,
         input_size=subject.input_size,
         mode=mode,
+        tools=tools,
         with_weights=subject.build,
     )
     residual = [part for part in subject.module.modules() if isinstance(part, ResNet)]

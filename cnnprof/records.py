@@ -105,6 +105,36 @@ class Totals:
         return 2 * self.macs
 
 
+@dataclass(frozen=True)
+class Gap:
+    """One cause of a difference, in one layer: what another tool counts more (or less) there, in its own unit."""
+
+    path: str
+    cause: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What another tool says of the same forward pass, and why it says otherwise. All in that tool's unit."""
+
+    tool: str
+    ours: int
+    theirs: int | None
+    """None where the tool failed."""
+    gaps: tuple[Gap, ...]
+    unexplained: int | None
+    failure: str | None = None
+
+    @property
+    def by_cause(self) -> Mapping[str, int]:
+        """Sum the differences over the layers, the largest first."""
+        causes: dict[str, int] = {}
+        for gap in self.gaps:
+            causes[gap.cause] = causes.get(gap.cause, 0) + gap.amount
+        return dict(sorted(causes.items(), key=lambda entry: -abs(entry[1])))
+
+
 Books = Mapping[str, Mapping[str, int | None]]
 """What other tools say: by tool, their flops and activations; None is unknown."""
 
@@ -128,6 +158,8 @@ class Analysis(Shown):
     """`training`: MACs are those of the forward and the backward pass."""
     conventions: Books = field(default_factory=dict, hash=False)
     """The same network in other tools' books."""
+    opinions: tuple[Opinion, ...] = ()
+    """Other tools that were asked."""
     doubts: tuple[Doubt, ...] = ()
 
     @property

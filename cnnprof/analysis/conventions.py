@@ -84,6 +84,28 @@ FVCORE_ACTIVATIONS = frozenset(
 )
 """The operators whose outputs it counts."""
 
+TORCH_MISSES = frozenset(
+    f"aten::{name}"
+    for name in ("mv", "addmv", "dot", "vdot", "linalg_vecdot", "addbmm", "conv_tbc", "_trilinear", "_int_mm")
+)
+"""Products that torch.utils.flop_counter has no formula for (its flop_registry)."""
+
+CAUSES: Mapping[str, str] = {
+    "batch_norm": "batch norm",
+    "layer_norm": "layer norm",
+    "group_norm": "group norm",
+    "instance_norm": "instance norm",
+    "avg_pool": "pooling",
+    "upsample": "upsampling",
+    "grid_sampler": "grid sampling",
+    "attention": "attention",
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "rnn": "RNN",
+    "einsum": "rounding of einsum",
+}
+"""What a difference at an operator is called, by part of its name."""
+
 TAKEN_APART = frozenset(
     f"aten::{name}"
     for name in (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import nn
 
 from cnnprof.analysis.operators import Effect
+from cnnprof.analysis.opinions import Tool, opinion
 from cnnprof.analysis.trace import RUNGS, Refused, Row, Trace, climbed
 from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs
@@ -20,18 +21,21 @@ def analyze(
     input_size: Size | None = None,
     mode: Mode = "inference",
     with_weights: Callable[[], nn.Module] | None = None,
+    tools: Sequence[Tool] = (),
     rungs: Sequence[Rung] = RUNGS,
     remember: bool = True,
 ) -> Analysis:
     """Count a forward pass in eval mode, or a forward and backward pass in training mode.
 
-    `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors. Raises
+    `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors; `tools` are
+    asked for their opinion of the forward pass. Raises
     UsageError, naming the layer and its input shape, where no rung holds.
     """
     try:
         trace = climbed(module, inputs, mode, with_weights, rungs, remember)
     except Refused as refusal:
         raise UsageError(f"{model}: {refusal}") from refusal.__cause__
+    real = with_weights() if tools and with_weights else module
     layers = tuple(_layer(row, mode) for row in trace.rows.values())
     return Analysis(
         model=model,
@@ -45,6 +49,7 @@ def analyze(
         rung=trace.rung,
         mode=mode,
         conventions=_books(trace),
+        opinions=tuple(opinion(tool, trace, real, inputs) for tool in tools),
         doubts=_unregistered(trace, model),
     )
 

@@ -32,13 +32,15 @@ class Effect:
     written_bytes: int = 0
     biases: int = 0
     pooled: int = 0
+    torch_misses: int = 0
+    """Of `macs`, those that torch's FlopCounterMode has no formula for."""
     fvcore_flops: int = 0
     fvcore_activations: int = 0
     uncounted: tuple[str, ...] = ()
 
     def hidden(self) -> "Effect":
         """Return the effect as fvcore sees it where it runs within one operator that fvcore does not know."""
-        return replace(self, fvcore_flops=0, fvcore_activations=0)
+        return replace(self, operator="fused attention", fvcore_flops=0, fvcore_activations=0)
 
 
 Listener = Callable[[Effect, Sequence[torch.Tensor], Any], None]
@@ -133,6 +135,7 @@ def _effect(name: str, args: Any, output: Output) -> Effect:
         written_bytes=0 if still else _bytes(_flat((output,))),
         biases=size if adds_bias is not None and adds_bias(args) else 0,
         pooled=size if name in conventions.MAX_POOLS else 0,
+        torch_misses=macs if name in conventions.TORCH_MISSES else 0,
         fvcore_flops=flops(args, _first(output)) if flops is not None else 0,
         fvcore_activations=size if name in conventions.FVCORE_ACTIVATIONS else 0,
         uncounted=() if formula is not None or name in costs.FREE else (name.removeprefix("aten::"),),
@@ -157,6 +160,7 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
         written_bytes=sum(part.written_bytes for part in parts),
         biases=sum(part.biases for part in parts),
         pooled=sum(part.pooled for part in parts),
+        torch_misses=sum(part.torch_misses for part in parts),
         fvcore_flops=fvcore_flops,
         fvcore_activations=fvcore_activations,
         uncounted=tuple(operator for part in parts for operator in part.uncounted),

@@ -146,6 +146,8 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "every": every if len(every.rows) > len(table.rows) else None,
         "counted": tables.not_counted(analysis),
         "complete": not analysis.uncounted,
+        "training": tables.training_text(analysis),
+        "opinions": tables.opinions(analysis),
         "uncounted": analysis.uncounted,
         "uncalled": analysis.uncalled,
         "foot": tables.analysis_foot(analysis),

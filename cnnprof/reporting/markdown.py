@@ -67,6 +67,8 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "header": tables.analysis_header(analysis),
         "headline": tables.analysis_headline(analysis),
         "counted": tables.not_counted(analysis),
+        "training": tables.training_text(analysis),
+        "opinions": tables.opinions(analysis),
         "doubts": analysis.doubts,
         "table": tree.table(analysis, depth=1000),
         "uncounted": analysis.uncounted,

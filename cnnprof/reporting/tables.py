@@ -10,7 +10,19 @@ from dataclasses import dataclass
 
 from cnnprof import statistics, units
 from cnnprof.comparison import doubts as doubting
-from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Mode, Ratio, Run, TimeByLayer, TimeRatio
+from cnnprof.records import (
+    Analysis,
+    Candidate,
+    Contrast,
+    Doubt,
+    Latency,
+    Mode,
+    Opinion,
+    Ratio,
+    Run,
+    TimeByLayer,
+    TimeRatio,
+)
 from cnnprof.statistics import Interval
 
 CONVENTION = (
@@ -640,6 +652,66 @@ def how(analysis: Analysis) -> str:
     step = "" if analysis.mode == "inference" else "forward and backward · "
     run = "one pass was run on the CPU" if analysis.rung == "cpu" else "nothing was run"
     return step + run
+
+
+def training_text(analysis: Analysis) -> str:
+    """Forward 4.09 G, weight gradients 4.09 G, input gradients 3.97 G; empty for a forward pass alone."""
+    totals, batch = analysis.totals, analysis.batch_size
+    if totals.weight_gradient_macs is None or totals.input_gradient_macs is None:
+        return ""
+    forward = totals.macs - totals.weight_gradient_macs - totals.input_gradient_macs
+    parts = {
+        "forward": forward,
+        "weight gradients": totals.weight_gradient_macs,
+        "input gradients": totals.input_gradient_macs,
+    }
+    said = ", ".join(f"{name} {units.count(macs / batch)}" for name, macs in parts.items())
+    return f"MACs of an image's training step: {said}."
+
+
+def opinion_text(opinion: Opinion, batch: int = 1) -> str:
+    """Fvcore says 4.112 G: the same + batch norm 0.022 + pooling 0.0001; per image of a batch."""
+    if opinion.theirs is None:
+        return f"{opinion.tool} cannot count it: {opinion.failure}."
+    unit = units.gigas([opinion.theirs])
+    parts = [*opinion.by_cause.items(), ("unexplained", opinion.unexplained or 0)]
+    causes = [_signed(amount, unit, cause) for cause, amount in parts if amount]
+    return f"{opinion.tool} says {units.in_unit(opinion.theirs, unit, 3)} {unit.name}: " + " ".join(
+        ["the same", *causes]
+    )
+
+
+def opinions(analysis: Analysis) -> tuple[tuple[str, Table | None], ...]:
+    """Return what every tool that was asked says, and the table of its differences, if there are any."""
+    batch = analysis.batch_size
+    return tuple(
+        (opinion_text(opinion, batch), opinion_table(opinion, batch) if opinion.gaps or opinion.unexplained else None)
+        for opinion in analysis.opinions
+    )
+
+
+def _signed(amount: float, unit: units.Unit, cause: str = "") -> str:
+    decimals = next((places for places in (3, 4, 5) if abs(amount) >= unit.size * 10.0**-places), 6)
+    sign = "-" if amount < 0 else "+" if amount else ""
+    return " ".join(filter(None, (sign, cause, units.in_unit(abs(amount), unit, decimals))))
+
+
+def opinion_table(opinion: Opinion, batch: int = 1, most: int = 1000) -> Table:
+    """Differences per image by layer and cause, the largest first, the smallest summed up, and what is unexplained."""
+    unit = units.gigas([opinion.ours / batch])
+    gaps = sorted(opinion.gaps, key=lambda gap: -abs(gap.amount))
+    rows = [(gap.path or "(itself)", gap.cause, _signed(gap.amount / batch, unit)) for gap in gaps[:most]]
+    if len(gaps) > most:
+        others = sum(gap.amount for gap in gaps[most:])
+        rows.append((units.plural(len(gaps) - most, "smaller difference"), "", _signed(others / batch, unit)))
+    unexplained, whole = units.UNKNOWN, units.UNKNOWN
+    if opinion.theirs is not None and opinion.unexplained is not None:
+        unexplained = _signed(opinion.unexplained / batch, unit)
+        whole = _signed((opinion.theirs - opinion.ours) / batch, unit)
+    rows.append(("", "unexplained", unexplained))
+    rows.append((f"{opinion.tool} less cnnprof", "", whole))
+    columns = ("layer", "cause", f"{unit.name}{'MACs' if opinion.tool == 'fvcore' else 'FLOPs'}")
+    return Table(opinion.tool, columns, tuple(rows), frozenset({"layer", "cause"}), total=True)
 
 
 def analysis_foot(analysis: Analysis) -> tuple[tuple[str, str], ...]:

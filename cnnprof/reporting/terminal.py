@@ -23,10 +23,10 @@ def text(record: Record, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def renderable(record: Record, depth: int = 2, sort: str | None = None) -> RenderableType:
-    """Make what rich prints of a record; `depth` and `sort` concern an analysis."""
+def renderable(record: Record, depth: int = 2, sort: str | None = None, explain: bool = True) -> RenderableType:
+    """Make what rich prints of a record; `depth`, `sort` and `explain` (tools' differences) concern an analysis."""
     if isinstance(record, Analysis):
-        return analysis(record, depth, sort)
+        return analysis(record, depth, sort, explain)
     return run(record)
 
 
@@ -121,7 +121,7 @@ def grid_of(table: tables.Table, dropped: Collection[str] = ()) -> Grid:
 # An analysis ---------------------------------------------------------------------------------------------------------
 
 
-def analysis(record: Analysis, depth: int, sort: str | None) -> RenderableType:
+def analysis(record: Analysis, depth: int, sort: str | None, explain: bool) -> RenderableType:
     """The tree of layers, and what was not counted."""
     size = units.size(record.input_size) if record.input_size else "its own inputs"
     batch = f" · batch {record.batch_size}" if record.batch_size != 1 else ""
@@ -136,6 +136,10 @@ def analysis(record: Analysis, depth: int, sort: str | None) -> RenderableType:
             f"{units.bytes_(record.totals.param_bytes)} of weights. --depth {depth + 1} shows more."
         ),
     ]
+    sayings = (tables.training_text(record), *(said for said, _ in tables.opinions(record)))
+    parts += [Text(said) for said in sayings if said]
+    for opinion in record.opinions if explain else ():
+        parts += [Text(), Fitted(tables.opinion_table(opinion, record.batch_size, 20))]
     if record.uncalled:
         parts.append(Text(f"Never reached by the forward pass: {', '.join(record.uncalled)}."))
     parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in record.doubts]

@@ -1,0 +1,94 @@
+"""A second opinion: another counter runs, and its difference from us is itemised by layer and cause.
+
+The items come from that tool's rules, applied in our own trace; what they leave over is unexplained.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import nn
+
+from cnnprof.analysis import conventions
+from cnnprof.analysis.operators import Effect
+from cnnprof.analysis.shadow import Shadow, shared_or_copied, undisturbed
+from cnnprof.analysis.trace import Trace
+from cnnprof.errors import UsageError, said
+from cnnprof.inputs import Inputs
+from cnnprof.records import Gap, Opinion
+
+Tool = Literal["fvcore", "torch"]
+TOOLS: tuple[Tool, ...] = ("fvcore", "torch")
+
+
+def opinion(tool: Tool, trace: Trace, module: nn.Module, inputs: Inputs) -> Opinion:
+    """Run a tool on a network with weights, and itemise its difference from our trace, in the tool's unit.
+
+    fvcore counts a multiply-accumulate as one, torch's FlopCounterMode as two. A tool that fails has no number.
+    """
+    unit, rule, count = _TOOLS[tool]
+    effects = [(row.path, effect) for row in trace.rows.values() for effect in row.effects]
+    ours = unit * sum(effect.macs for _, effect in effects)
+    gaps: Counter[tuple[str, str]] = Counter()
+    for path, effect in effects:
+        difference = rule(effect) - unit * effect.macs
+        if difference:
+            gaps[path, _cause(effect, unit * effect.macs + difference)] += difference
+    items = tuple(Gap(path, cause, amount) for (path, cause), amount in gaps.items() if amount)
+    try:
+        theirs = count(module, inputs)
+    except Exception as error:  # noqa: BLE001  # a tool may raise anything on a network that it cannot read
+        return Opinion(tool, ours, None, items, None, failure=said(error))
+    return Opinion(tool, ours, theirs, items, theirs - ours - sum(item.amount for item in items))
+
+
+def _fvcore(module: nn.Module, inputs: Inputs) -> int:
+    """Read the graph that torch.jit.trace makes of one real forward pass, in eval mode without gradients."""
+    if inputs.kwargs:
+        raise UsageError("it takes no keyword arguments")
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        from fvcore.nn import FlopCountAnalysis
+
+        analysis = FlopCountAnalysis(Shadow(module, shared_or_copied).root, _real(module, inputs).args)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        return int(analysis.total())
+
+
+def _flop_counter_mode(module: nn.Module, inputs: Inputs) -> int:
+    """Watch one forward pass with torch.utils.flop_counter: on meta tensors, which show what fused kernels hide."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from cnnprof.analysis.shadow import on_meta
+
+    def counted(root: nn.Module, fed: Inputs) -> int:
+        with undisturbed(training=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            root.eval()(*fed.args, **fed.kwargs)
+        return int(counter.get_total_flops())
+
+    real = _real(module, inputs)
+    try:
+        return counted(Shadow(module, on_meta).root, real.to("meta"))
+    except (RuntimeError, NotImplementedError):  # what the network does depends on values
+        return counted(Shadow(module, shared_or_copied).root, real)
+
+
+def _real(module: nn.Module, inputs: Inputs) -> Inputs:
+    floating = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.empty(0))
+    return inputs.with_values().cloned().to(floating.device, floating.dtype)
+
+
+Rule = Callable[[Effect], int]
+
+_TOOLS: Mapping[Tool, tuple[int, Rule, Callable[[nn.Module, Inputs], int]]] = {
+    "fvcore": (1, lambda effect: effect.fvcore_flops, _fvcore),
+    "torch": (2, lambda effect: 2 * (effect.macs - effect.torch_misses), _flop_counter_mode),
+}
+"""What a multiply-accumulate counts there, what an effect counts there, and how to ask."""
+
+
+def _cause(effect: Effect, theirs: int) -> str:
+    name = effect.operator.removeprefix("aten::")
+    known = next((cause for part, cause in conventions.CAUSES.items() if part in name), name)
+    return known if theirs else f"{known} it does not see"
