@@ -136,6 +136,7 @@ def fuses_attention(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     plain = (
         module.batch_first
         and module._qkv_same_embed_dim
+        and module.in_proj_bias is not None
         and module.num_heads % 2 == 0
         and module.bias_k is None
         and module.bias_v is None

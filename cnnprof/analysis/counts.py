@@ -32,7 +32,7 @@ def analyze(
     UsageError, naming the layer and its input shape, where no rung holds.
     """
     try:
-        trace = climbed(module, inputs, mode, with_weights, rungs, remember)
+        trace = climbed(module, inputs, mode, with_weights, rungs, remember, keep_calls=bool(tools))
     except Refused as refusal:
         raise UsageError(f"{model}: {refusal}") from refusal.__cause__
     real = with_weights() if tools and with_weights else module

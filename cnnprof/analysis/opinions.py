@@ -26,22 +26,25 @@ TOOLS: tuple[Tool, ...] = ("fvcore", "torch")
 def opinion(tool: Tool, trace: Trace, module: nn.Module, inputs: Inputs) -> Opinion:
     """Run a tool on a network with weights, and itemise its difference from our trace, in the tool's unit.
 
-    fvcore counts a multiply-accumulate as one, torch's FlopCounterMode as two. A tool that fails has no number.
+    `trace` is of a forward pass and has its calls. fvcore counts a multiply-accumulate as one, torch's FlopCounterMode
+    as two. A tool that fails has no number.
     """
     unit, rule, count = _TOOLS[tool]
-    effects = [(row.path, effect) for row in trace.rows.values() for effect in row.effects]
-    ours = unit * sum(effect.macs for _, effect in effects)
     gaps: Counter[tuple[str, str]] = Counter()
-    for path, effect in effects:
-        difference = rule(effect) - unit * effect.macs
-        if difference:
-            gaps[path, _cause(effect, unit * effect.macs + difference)] += difference
-    items = tuple(Gap(path, cause, amount) for (path, cause), amount in gaps.items() if amount)
+    for call, used in trace.used():
+        ours = unit * call.effect.macs
+        left_out = tool == "fvcore" and not used
+        theirs = 0 if left_out else rule(call.effect)
+        if theirs != ours:
+            cause = "a result that nothing uses" if left_out else _cause(call.effect.operator, theirs)
+            gaps[call.path, cause] += theirs - ours
+    items = tuple(Gap(path, cause, amount) for (path, cause), amount in reversed(gaps.items()) if amount)
+    whole = unit * sum(call.effect.macs for call in trace.calls)
     try:
-        theirs = count(module, inputs)
+        found = count(module, inputs)
     except Exception as error:  # noqa: BLE001  # a tool may raise anything on a network that it cannot read
-        return Opinion(tool, ours, None, items, None, failure=said(error))
-    return Opinion(tool, ours, theirs, items, theirs - ours - sum(item.amount for item in items))
+        return Opinion(tool, whole, None, items, None, failure=said(error))
+    return Opinion(tool, whole, found, items, found - whole - sum(item.amount for item in items))
 
 
 def _fvcore(module: nn.Module, inputs: Inputs) -> int:
@@ -88,7 +91,7 @@ _TOOLS: Mapping[Tool, tuple[int, Rule, Callable[[nn.Module, Inputs], int]]] = {
 """What a multiply-accumulate counts there, what an effect counts there, and how to ask."""
 
 
-def _cause(effect: Effect, theirs: int) -> str:
-    name = effect.operator.removeprefix("aten::")
+def _cause(operator: str, theirs: int) -> str:
+    name = operator.removeprefix("aten::")
     known = next((cause for part, cause in conventions.CAUSES.items() if part in name), name)
     return known if theirs else f"{known} it does not see"

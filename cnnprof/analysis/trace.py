@@ -44,6 +44,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One operator of a forward pass, with the tensors that it took and made."""
+
+    path: str
+    effect: Effect
+    taken: tuple[torch.Tensor, ...]
+    made: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Trace:
     """The rows of one pass, by path, and the rung it was made on."""
 
@@ -56,6 +66,18 @@ class Trace:
     """The topmost modules that hold parameters, none of which the pass reached."""
     unregistered: int
     """Elements of parameters that the pass may use and no module has as its own."""
+    calls: Sequence[Call] = ()
+    """Every operator of the forward pass in its order, where they were asked for."""
+    outputs: Sequence[torch.Tensor] = ()
+
+    def used(self) -> Iterator[tuple[Call, bool]]:
+        """Yield every call, the last first, and whether what it made reaches an output."""
+        wanted = set(map(_storage, self.outputs))
+        for call in reversed(self.calls):
+            used = any(_storage(tensor) in wanted for tensor in call.made)
+            if used:
+                wanted.update(map(_storage, call.taken))
+            yield call, used
 
 
 class Refused(Exception):  # noqa: N818  # a turn of the road, not an error yet
@@ -69,6 +91,7 @@ def climbed(
     with_weights: Callable[[], nn.Module] | None = None,
     rungs: Sequence[Rung] = RUNGS,
     remember: bool = True,
+    keep_calls: bool = False,
 ) -> Trace:
     """Return the trace of the first rung that holds. Raises Refused, with the last rung's words, where none does.
 
@@ -83,7 +106,7 @@ def climbed(
         if rung == "cpu" and inputs.nbytes > machine.available_bytes():
             break
         try:
-            return traced(module, inputs, rung, mode, remember)
+            return traced(module, inputs, rung, mode, remember, keep_calls)
         except Refused as refused:
             refusal = refused
     raise refusal
@@ -93,8 +116,18 @@ def _has_no_values(module: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in module.parameters())
 
 
-def traced(module: nn.Module, inputs: Inputs, rung: Rung, mode: Mode = "inference", remember: bool = True) -> Trace:
-    """Trace a pass on one rung. Raises Refused where the network does."""
+def traced(
+    module: nn.Module,
+    inputs: Inputs,
+    rung: Rung,
+    mode: Mode = "inference",
+    remember: bool = True,
+    keep_calls: bool = False,
+) -> Trace:
+    """Trace a pass on one rung. Raises Refused where the network does.
+
+    Calls that are kept hold their tensors, and are not remembered ones, whose outputs are never views.
+    """
     training = mode == "training"
     if rung != "cpu" and any(map(nn.parameter.is_lazy, module.parameters())):
         raise Refused("its lazy layers have no shapes yet")
@@ -105,8 +138,8 @@ def traced(module: nn.Module, inputs: Inputs, rung: Rung, mode: Mode = "inferenc
             _Walk(shadow, _rows(shadow)).run(fed, None, training=False)
         walk = _Walk(shadow, rows := _rows(shadow))
         walk.enter_modules()
-        watch = Watch(walk.heard_in_training if training else walk.heard, remember and rung == "meta")
-        walk.run(fed, watch, training)
+        listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
+        output = walk.run(fed, Watch(listener, remember and rung == "meta" and not keep_calls), training)
     _own_parameters(shadow, rows)
     return Trace(
         rows=rows,
@@ -115,6 +148,8 @@ def traced(module: nn.Module, inputs: Inputs, rung: Rung, mode: Mode = "inferenc
         buffers=sum(tensor.numel() for tensor in shadow.root.buffers()),
         uncalled=walk.uncalled(),
         unregistered=sum(tensor.numel() for tensor in shadow.unregistered),
+        calls=walk.calls,
+        outputs=tuple(tensors_in(output)) if keep_calls else (),
     )
 
 
@@ -176,6 +211,7 @@ class _Walk:
     def __init__(self, shadow: Shadow, rows: Mapping[str, Row]) -> None:
         self._shadow, self._rows = shadow, rows
         self._stack = [rows[""]]
+        self.calls: list[Call] = []
         self._hidden = False
         """Whether what runs is part of one operator on the CPU, which fvcore does not see into."""
         self._raised: tuple[BaseException, Row] | None = None
@@ -187,8 +223,8 @@ class _Walk:
         self._weights: dict[int, torch.Tensor] = {}
         """Parameters, buffers and what is made of them alone, by the identity of their storage."""
 
-    def run(self, fed: Inputs, watch: Watch | None, training: bool) -> None:
-        """Run the pass; in training, also backward from every output that has a gradient."""
+    def run(self, fed: Inputs, watch: Watch | None, training: bool) -> Any:
+        """Run the pass, in training also backward from every output that has a gradient; return its output."""
         if training:
             own = chain(self._shadow.root.parameters(), self._shadow.root.buffers())
             self._weights = {_storage(tensor): tensor for tensor in own}
@@ -197,6 +233,7 @@ class _Walk:
                 output = self._shadow.root(*fed.args, **fed.kwargs)
                 if training:
                     _backward(output)
+                return output
         except (Exception, SystemExit) as error:  # a network may raise anything
             row = self._raised[1] if self._raised and self._raised[0] is error else self._stack[0]
             where = f"layer {row.path!r} ({row.kind})" if row.path else f"its forward ({row.kind})"
@@ -239,6 +276,12 @@ class _Walk:
         """Give an operator to the module that was entered last."""
         self._stack[-1].effects.append(effect.hidden() if self._hidden else effect)
         self._used.update(map(id, taken))
+
+    def kept(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
+        """Give an operator to its module, and keep it with its tensors."""
+        self.heard(effect, taken, output)
+        row = self._stack[-1]
+        self.calls.append(Call(row.path, row.effects[-1], tuple(taken), tuple(tensors_in(output))))
 
     def heard_in_training(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give a backward operator to the module whose forward operator made its node."""
