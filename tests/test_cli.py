@@ -278,6 +278,32 @@ def test_the_tree_folds_equal_children(run):
     assert (first, second) == ("layer4", "layer3")
 
 
+def test_a_second_opinion(run):
+    code, out, err = run("analyze", "resnet50", "--cross-check")
+    assert (code, err) == (0, "")
+    assert "fvcore says 4.112 G: the same + batch norm 0.022 + pooling 0.0001" in out
+    assert "unexplained" not in out
+    code, out, err = run("analyze", "cnn", "--explain", "fvcore", "-o", "x.html", "-o", "x.md", "-o", "x.json")
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert ["unexplained", "0"] in rows
+    assert ["fvcore", "less", "cnnprof", "0"] in rows
+    assert all("fvcore says 1.705 M: the same" in Path(f"x.{suffix}").read_text() for suffix in ("html", "md"))
+    assert json.loads(Path("x.json").read_text())["opinions"][0]["unexplained"] == 0
+    assert run("analyze", "cnn", "--explain", "thop")[0] == 2
+
+
+def test_forward_and_backward(run):
+    code, out, err = run("analyze", "bottleneck", "--mode", "training", "--json")
+    assert (code, err) == (0, "")
+    totals = json.loads(out)["totals"]
+    # the first 1x1 convolution's input, 256x56x56, needs no gradient
+    assert totals["weight_gradient_macs"] == 218_365_952
+    assert totals["input_gradient_macs"] == 218_365_952 - 256 * 64 * 56 * 56
+    assert run("analyze", "cnn", "--mode", "both")[0] == 2
+    assert run("analyze", "cnn", "--mode", "training", "--cross-check")[0] == 2
+
+
 def test_models(run):
     code, out, _ = run("models")
     assert code == 0

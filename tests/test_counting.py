@@ -54,6 +54,29 @@ def test_torchvision_networks_equal_their_published_figures(name):
     assert analysis.uncounted == ()
 
 
+# What the published networks were built with, where it is not the builder's default.
+BUILT_WITH = {
+    "googlenet": "(aux_logits=False)",
+    "quantized_googlenet": "(aux_logits=False)",
+    "vit_h_14": "(image_size=518)",
+    **{f"{kind}_resnet{depth}": "(aux_loss=True)" for kind in ("fcn", "deeplabv3") for depth in (50, 101)},
+    "deeplabv3_mobilenet_v3_large": "(aux_loss=True)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["", "quantization", "segmentation", "video"])
+def test_the_whole_zoo_equals_its_published_figures(family):
+    """Every network of a family; those for detection and flow run on what they find in an image, or on two."""
+    names = models.list_models(module=getattr(models, family) if family else models)
+    for name in names:
+        published = models.get_model_weights(name).DEFAULT.meta
+        analysis = cnnprof.analyze(name + BUILT_WITH.get(name, ""))
+        figures = analysis.params, round(analysis.macs / 1e9, 3), analysis.uncounted, analysis.rung
+        assert (name, *figures) == (name, published["num_params"], published["_ops"], (), "meta")
+    assert len(names) >= {"": 80, "quantization": 9, "segmentation": 6, "video": 9}[family]
+
+
 def test_rows_add_up_to_the_totals():
     analysis = cnnprof.analyze("resnet18", batch_size=2)
     for name in ("params", "macs", "activations", "read_bytes", "written_bytes"):

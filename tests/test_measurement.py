@@ -191,6 +191,13 @@ def test_the_loss_of_complex_numbers_is_real():
     assert float(steps.DefaultLoss(0)(torch.full((2, 3, 4), 1 + 3j))) == 2.0
 
 
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_lazy_layers_take_their_shapes_first(mode):
+    found = step(nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3)), (2, 3, 5, 5), mode)
+    found.run()
+    assert next(found.module.parameters()).shape == (4, 3, 3, 3)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_cuda_times_and_memory():

@@ -42,6 +42,9 @@ def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, l
     if settings.channels_last:
         module = module.to(memory_format=torch.channels_last)
         inputs = inputs.channels_last()
+    if any(map(nn.parameter.is_lazy, module.parameters())):  # the first call gives them their shapes
+        with torch.no_grad():
+            module(*inputs.args, **inputs.kwargs)
     called: Callable[..., Any] = _compiled(module) if settings.compile else module
     make = _forward if mode == "inference" else _training_step
     return make(module, called, inputs, settings, loss)
