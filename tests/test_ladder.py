@@ -217,9 +217,16 @@ def described(output):
     return [(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in outputs]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121", "swin_t", "convnext_tiny"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t", "convnext_tiny", "densenet121"])
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [
+        (torch.float32, torch.contiguous_format),
+        pytest.param(torch.float32, torch.channels_last, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, torch.contiguous_format, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, torch.channels_last, marks=pytest.mark.slow),
+    ],
+)
 def test_rules_give_what_kernels_give(name, dtype, layout):
     with torch.device("meta"):
         module = models.get_model(name, weights=None).eval().to(dtype).to(memory_format=layout)

@@ -94,7 +94,9 @@ def test_checkpointed_blocks_are_counted_as_they_are_recomputed(reentrant):
     assert [rows[f"block.{i}"].weight_gradient_macs for i in (0, 1)] == [32, 32]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "vit_b_32", "googlenet"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "vit_b_32", "googlenet"))]
+)
 def test_torchs_counter_agrees(name):
     # not on depthwise convolutions: its rule for the weight's gradient leaves the groups out
     with warnings.catch_warnings(action="ignore"):
