@@ -1,4 +1,4 @@
-"""Whole commands, timed as a user meets them, each beside its floor; writes the table of bench/README.md.
+"""Writes bench/README.md: whole commands, timed as a user meets them, each beside its floor; counting beside its peers.
 
 Commands of a pair run in turn, A B A B, after one warm-up of each; the ratio is taken pair by pair.
 """
@@ -52,6 +52,10 @@ def row(name: str, command: list[str], floor: list[str], runs: int) -> str:
 def main() -> None:
     """Time every pair and write the table."""
     here = machine.describe()
+    counted = subprocess.run(
+        [PYTHON, str(HERE / "counting.py")], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    print(counted, flush=True)
     rows = [row(name, *pair) for name, pair in PAIRS.items()]
     table = "\n".join(
         [
@@ -61,8 +65,13 @@ def main() -> None:
         ]
     )
     text = (
-        "# Figures\n\nWritten by `make bench`; wall time of whole processes, each in turn with its floor.\n\n"
-        f"{table}\n\n{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
+        "# Figures\n\nWritten by `make bench`.\n\n"
+        "## Commands\n\nWall time of whole processes, each in turn with its floor.\n\n"
+        f"{table}\n\n"
+        "## Counting\n\nMilliseconds of one count at 1x3x224x224, from the caller's real module, in one process on one "
+        "thread. In each of 15 turns every counter runs once; the medians, and in brackets that of the ratio to the bare "
+        "pass.\n\n"
+        f"{counted}\n\n{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
         f"torch {here.torch}, {datetime.datetime.now(datetime.UTC).date()}.\n"
     )
     (HERE / "README.md").write_text(text, encoding="utf-8")

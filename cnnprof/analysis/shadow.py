@@ -58,8 +58,13 @@ class Shadow:
             clone = self._made[id(part)] = copy.deepcopy(part).train(self._training)
         else:
             clone = self._made[id(part)] = object.__new__(type(part))
-            held, own = part.__dict__, self._own
-            clone.__dict__.update({name: v if type(v) in _PLAIN else own(v) for name, v in held.items()})
+            held, own = clone.__dict__, self._own
+            for name, value in part.__dict__.items():
+                kind = type(value)
+                if kind in _PLAIN:
+                    held[name] = value
+                else:  # most are hooks that nobody has registered
+                    held[name] = own(value) if kind not in _BUILT_IN or value else kind()
             clone.__dict__["training"] = self._training
             clone.__dict__.pop("_compiled_call_impl", None)  # compiled code would call the original
             if isinstance(part, torch._dynamo.OptimizedModule):
@@ -72,7 +77,7 @@ class Shadow:
         if kind in _PLAIN:
             return value
         if isinstance(value, _CONTAINERS):
-            return self._container(value) if value or kind not in _BUILT_IN else kind()
+            return self._container(value)
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, nn.Module):
@@ -111,7 +116,9 @@ class Shadow:
             made: torch.Tensor = lazy(requires_grad=tensor.requires_grad, **options)
             return made
         made = self._stand_in(tensor)
-        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+        if not isinstance(tensor, nn.Parameter):
+            return made
+        return torch.Tensor._make_subclass(nn.Parameter, made, tensor.requires_grad)  # as nn.Parameter makes itself
 
 
 _PLAIN = frozenset({bool, int, float, str, NoneType, FunctionType, torch.dtype, torch.device, torch.Size, type})
