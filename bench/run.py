@@ -69,7 +69,7 @@ def main() -> None:
         "## Commands\n\nWall time of whole processes, each in turn with its floor.\n\n"
         f"{table}\n\n"
         "## Counting\n\nMilliseconds of one count at 1x3x224x224, from the caller's real module, in one process on one "
-        "thread. In each of 15 turns every counter runs once; the medians, and in brackets that of the ratio to the bare "
+        "thread. In each of 15 turns every counter runs once; medians, and in brackets that of the ratio to the bare "
         "pass.\n\n"
         f"{counted}\n\n{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
         f"torch {here.torch}, {datetime.datetime.now(datetime.UTC).date()}.\n"
