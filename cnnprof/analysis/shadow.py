@@ -118,7 +118,9 @@ class Shadow:
         made = self._stand_in(tensor)
         if not isinstance(tensor, nn.Parameter):
             return made
-        return torch.Tensor._make_subclass(nn.Parameter, made, tensor.requires_grad)  # as nn.Parameter makes itself
+        if type(made) is torch.Tensor:  # as nn.Parameter does, without its questions
+            return torch.Tensor._make_subclass(nn.Parameter, made, tensor.requires_grad)
+        return nn.Parameter(made, tensor.requires_grad)
 
 
 _PLAIN = frozenset({bool, int, float, str, NoneType, FunctionType, torch.dtype, torch.device, torch.Size, type})
