@@ -300,7 +300,7 @@ class _Walk:
         self.heard(effect, taken, output)
         if taken and all(_storage(tensor) in self._weights for tensor in taken):
             self._weights.update({_storage(tensor): tensor for tensor in tensors_in(output)})
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in taken):
+        if any(tensor.requires_grad for tensor in taken):
             # The last number that autograd gave is this operator's, or, where it has no gradient, of one heard before.
             number = torch._C._autograd._get_sequence_nr() - 1
             self._made_by.setdefault(number, (self._stack[-1], self._any_weight(taken)))
