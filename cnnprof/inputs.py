@@ -1,8 +1,11 @@
 """What a network is fed: tensors in any nest, moved and made. No networks."""
 
+import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -89,8 +92,24 @@ class Inputs:
         return next((int(tensor.shape[0]) for tensor in tensors_in((self.args, self.kwargs)) if tensor.ndim), 1)
 
 
+def first_floating(module: nn.Module) -> torch.Tensor:
+    """Return the tensor of a module whose device and type its inputs take; one of float32 where it has none."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+
+
 def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    return pytree.tree_map_only(torch.Tensor, change, value)
+    def changed(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return change(leaf)
+        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+            return leaf
+        made = copy.copy(leaf)
+        for each in dataclasses.fields(leaf):
+            object.__setattr__(made, each.name, _mapped(getattr(leaf, each.name), change))
+        return made
+
+    return pytree.tree_map(changed, value)
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -112,4 +131,6 @@ def _parts(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, Mapping):
         return value.values()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, each.name) for each in dataclasses.fields(value)]
     return vars(value).values() if hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) else ()

@@ -118,7 +118,7 @@ def analyze(
         raise UsageError(f"mode {mode!r}: {' or '.join(MODES)} was expected")
     unknown = [tool for tool in tools if tool not in TOOLS]
     if unknown or (tools and mode != "inference"):
-        raise UsageError(f"second opinion of {', '.join(tools)!r}: {' or '.join(TOOLS)} of a forward pass was expected")
+        raise UsageError(f"second opinion of {tools!r}: {' or '.join(TOOLS)} of a forward pass was expected")
     subject = _subject(None, model, input_size, batch_size, inputs)
     return _analyzed(subject, batch_size, mode, tools)
 

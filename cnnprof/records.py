@@ -123,8 +123,12 @@ class Opinion:
     theirs: int | None
     """None where the tool failed."""
     gaps: tuple[Gap, ...]
-    unexplained: int | None
     failure: str | None = None
+
+    @property
+    def unexplained(self) -> int | None:
+        """What the gaps leave over."""
+        return None if self.theirs is None else self.theirs - self.ours - sum(gap.amount for gap in self.gaps)
 
     @property
     def by_cause(self) -> Mapping[str, int]:

@@ -26,6 +26,7 @@ KINDS: dict[str, type[records.Record]] = {
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
     records.Totals: ("flops",),
+    records.Opinion: ("unexplained",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 

@@ -42,7 +42,7 @@ class ConvSubclass(nn.Conv2d):
     """A subclass, whatever its name."""
 
 
-class Square(torch.autograd.Function):
+class Product(torch.autograd.Function):
     @staticmethod
     def forward(context, x, weight):
         context.save_for_backward(x, weight)
@@ -138,6 +138,9 @@ MORE = [
     Case("batch_by_vector", Net(lambda n, x: x @ n.w, w=weight(16)), ((2, 10, 16),), 320),
     Case("dot", Net(lambda n, x: torch.dot(x, x)), ((32,),), 32),
     Case("vecdot", Net(lambda n, x: torch.linalg.vecdot(x, x)), ((2, 16),), 32),
+    Case("vecdot_spread", Net(lambda n, x: torch.linalg.vecdot(x, n.w), w=weight(5, 16)), ((1, 16),), 80),
+    Case("baddbmm_in_place", Net(lambda n, x: (x @ x.mT).baddbmm_(x, x.mT)), ((2, 3, 4),), 2 * 72),
+    Case("addmm_in_place", Net(lambda n, x: (x @ x.T).addmm_(x, x.T)), ((3, 4),), 2 * 36),
     Case("addmv", Net(lambda n, x: torch.addmv(x[:16], n.w, x), w=weight(16, 32)), ((32,),), 512),
     Case("baddbmm", Net(lambda n, x: torch.baddbmm(x @ x.mT, x, x.mT)), ((2, 3, 4),), 2 * 72),
     Case("addbmm", Net(lambda n, x: torch.addbmm(x[0] @ x[0].T, x, x.mT)), ((2, 3, 4),), 36 + 72),
@@ -152,6 +155,7 @@ MORE = [
     ),
     Case("einsum_scores", Net(lambda n, q: torch.einsum("bhtd,bhsd->bhts", q, q)), (HEADS,), 8_192),
     Case("grouped_query", Net(lambda n, q: attend(q, q[:, :2], enable_gqa=True)), (HEADS,), 16_384),
+    Case("spread_attention", Net(lambda n, q, k: attend(q, k)), (HEADS, (5, 4, 16, 8)), 81_920),
     Case("causal", Net(lambda n, q: attend(q, is_causal=True)), (HEADS,), 16_384),
     Case("masked", Net(lambda n, q: attend(q, attn_mask=q.new_ones(16, 16))), (HEADS,), 16_384),
     Case("encoder_norm_first", encoder(norm_first=True), (TOKENS,), 147_456),
@@ -159,7 +163,7 @@ MORE = [
     Case("decoder_layer", nn.TransformerDecoderLayer(32, 4, 64, batch_first=True), (TOKENS, TOKENS), 229_376),
     Case("weight_norm", nn.utils.parametrizations.weight_norm(nn.Linear(16, 8)), ((1, 16),), 128),
     Case("spectral_norm", nn.utils.parametrizations.spectral_norm(nn.Linear(16, 8)), ((1, 16),), 128 + 128 + 8),
-    Case("custom_function", Net(lambda n, x: Square.apply(x, n.w), w=weight(16, 8)), ((3, 16),), 384),
+    Case("custom_function", Net(lambda n, x: Product.apply(x, n.w), w=weight(16, 8)), ((3, 16),), 384),
     Case(
         "checkpointed",
         Net(lambda n, x: torch.utils.checkpoint.checkpoint(n.l, x, use_reentrant=False), l=nn.Linear(16, 8)),

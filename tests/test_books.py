@@ -99,7 +99,6 @@ def test_nothing_is_unexplained_on_the_hard_cases(case):
     for opinion in analysis.opinions:
         assert opinion.failure is None
         assert opinion.unexplained == 0
-        assert opinion.ours + sum(gap.amount for gap in opinion.gaps) == opinion.theirs
 
 
 @pytest.mark.slow
@@ -116,19 +115,22 @@ def test_resnet50_is_told_as_fvcore_has_it():
     analysis = cnnprof.analyze("resnet50", tools=("fvcore",))
     (opinion,) = analysis.opinions
     assert opinion.unexplained == 0
+    assert "fvcore says 4.112 G: the same" in str(cnnprof.analyze("resnet50", batch_size=2, tools=("fvcore",)))
     # 2 an element of every batch norm's input, and an addition an element of the last pool's 2048x7x7
     assert opinion.by_cause == {"batch norm": 22_227_968, "pooling": 2048 * 49}
     assert "fvcore says 4.112 G: the same + batch norm 0.022 + pooling 0.0001" in reporting.as_markdown(analysis)
 
 
-def test_what_torch_misses_is_named():
-    missed = {"matrix_by_vector", "bilinear", "dot", "addmv", "addbmm", "batch_by_vector", "vecdot"}
-    for case in CASES:
-        if case.name in missed:
-            (opinion,) = counts.analyze(case.module, Inputs(case.inputs()), model="x", tools=["torch"]).opinions
-            assert opinion.unexplained == 0
-            assert opinion.theirs < opinion.ours
-            assert all(cause.endswith("it does not see") for cause in opinion.by_cause)
+MISSED = {"matrix_by_vector", "bilinear", "dot", "addmv", "addbmm", "batch_by_vector", "vecdot", "addmm_in_place"}
+
+
+@pytest.mark.parametrize("name", sorted(MISSED))
+def test_what_torch_misses_is_named(name):
+    (case,) = [case for case in CASES if case.name == name]
+    (opinion,) = counts.analyze(case.module, Inputs(case.inputs()), model="x", tools=["torch"]).opinions
+    assert opinion.unexplained == 0
+    assert opinion.theirs < opinion.ours
+    assert all(cause.endswith("it does not see") for cause in opinion.by_cause)
 
 
 def test_the_products_that_torch_misses_are_those_without_a_formula():
@@ -153,10 +155,10 @@ def test_a_tool_that_fails_says_why():
         def forward(self, x, *, scale):
             return x * scale
 
-    (opinion,) = cnnprof.analyze(ByName(), inputs=(torch.ones(2), {"scale": torch.ones(2)}), tools=["fvcore"]).opinions
+    analysis = cnnprof.analyze(ByName(), inputs=(torch.ones(2), {"scale": torch.ones(2)}), tools=["fvcore"])
+    (opinion,) = analysis.opinions
     assert (opinion.theirs, opinion.unexplained) == (None, None)
     assert opinion.failure == "it takes no keyword arguments"
-    analysis = cnnprof.analyze(ByName(), inputs=(torch.ones(2), {"scale": torch.ones(2)}), tools=["fvcore"])
     assert "fvcore cannot count it: it takes no keyword arguments." in str(analysis)
 
 

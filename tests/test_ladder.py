@@ -1,10 +1,15 @@
 """Every rung of the ladder, forced on every hard case, gives the same counts; remembering operators changes nothing."""
 
+import contextlib
 import copy
+import dataclasses
+import functools
 import gc
+import random
 import threading
 import warnings
 
+import numpy
 import psutil
 import pytest
 import torch
@@ -65,6 +70,8 @@ def test_lazy_layers_of_the_callers_stay_lazy():
     analysis = cnnprof.analyze(module, (3, 8, 8))
     assert analysis.params == 8 * 27 + 8 + 16 + 288 * 4 + 4
     assert [layer.kind for layer in analysis.layers[1:]] == ["Conv2d", "BatchNorm2d", "Flatten", "Linear"]
+    analysis = cnnprof.analyze(module, (3, 8, 8), 2, mode="training")
+    assert analysis.totals.weight_gradient_macs == 2 * (8 * 27 * 36 + 288 * 4)
     assert any(nn.parameter.is_lazy(parameter) for parameter in module.parameters())
     assert [len(part._forward_pre_hooks) for part in module.modules()] == hooks
     module(torch.randn(1, 3, 8, 8))  # and still work
@@ -76,19 +83,21 @@ def test_a_size_that_does_not_fit_the_memory_is_not_tried_on_the_cpu():
         cnnprof.analyze(nn.Conv2d(3, 8, 3), (4, 10_000_000, 10_000_000))
 
 
-def test_a_module_that_caught_an_error_is_not_named():
-    def forward(net, x):
-        try:
-            net.tried(x)
-        except RuntimeError:
-            return net.then(x) if x.shape[1] != 7 else x
+def tries_and_goes_on(net, x):
+    with contextlib.suppress(RuntimeError):
+        net.tried(x)
+    made = net.then(x[:, :4]).exp()
+    made.mul_(2)  # which exp would need, going backward
+    return made
 
-    net = Net(forward, tried=nn.Linear(5, 2), then=nn.Linear(4, 2))
+
+def test_a_module_that_caught_an_error_is_not_named():
+    net = Net(tries_and_goes_on, tried=nn.Linear(5, 2), then=nn.Linear(4, 2))
     assert cnnprof.analyze(net, (4,)).macs == 8
-    with pytest.raises(UsageError, match=r"layer 'then' \(Linear\) refused its input 1x6"):
-        cnnprof.analyze(net, (6,))
-    with pytest.raises(UsageError, match=r"its forward \(Net\) refused its input 1x7: no output has a gradient"):
-        cnnprof.analyze(net, (7,), mode="training")
+    with pytest.raises(UsageError, match=r"layer 'then' \(Linear\) refused its input 1x3"):
+        cnnprof.analyze(net, (3,))
+    with pytest.raises(UsageError, match=r"^Net: its backward pass raised on its input 1x4: .*inplace"):
+        cnnprof.analyze(net, (4,), mode="training")
 
 
 # Three states --------------------------------------------------------------------------------------------------------
@@ -120,6 +129,12 @@ def test_what_has_no_formula_is_named(forward, operator, rung):
     (found,) = analysis.uncounted
     assert (found.operator.removeprefix("torchvision::"), found.path, found.calls) == (operator, "0", 1)
     assert 0 < analysis.coverage < 1
+
+
+def test_free_operators_that_stand_alone():
+    for forward in (lambda n, x: nn.functional.hardshrink(x), lambda n, x: torch.addr(x, x[0], x[0])):
+        analysis = analyzed(Case("x", Net(forward), ((3, 3),), 0))
+        assert (analysis.macs, analysis.uncounted) == (0, ())
 
 
 def test_a_newly_registered_operator_is_uncounted(newly_registered):
@@ -158,6 +173,116 @@ def test_a_thousand_counts_some_of_which_fail_leave_no_trace():
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert torch.overrides._get_current_function_mode_stack() == []
     assert torch.utils._python_dispatch._get_current_dispatch_mode_stack() == []
+
+
+class Helper:
+    def __init__(self, layer):
+        self.layer = layer
+
+
+@dataclasses.dataclass
+class Batch:
+    image: torch.Tensor
+
+
+class Tangled(nn.Module):
+    """Reaches its layers in every way but by their names, keeps what it saw, and draws from every generator."""
+
+    __slots__ = ("factor",)
+
+    def __init__(self, reads_values=False):
+        super().__init__()
+        memo = {}
+        self.a, self.b, self.c, self.d = (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(4))
+        self.seen = 0
+        self.through_closure = lambda x: memo.setdefault("last", self.a(x))
+        self.through_partial = functools.partial(Tangled.through, self)
+        self.through_object, self.through_set = Helper(self.c), {self.d}
+        self.reads_values = reads_values
+        self.factor = 2.0
+
+    def through(self, x):
+        self.seen += 1
+        return self.b(x)
+
+    def forward(self, batch):
+        batch.image.add_(1)
+        x = self.through_partial(self.through_closure(batch.image))
+        x = next(iter(self.through_set))(self.through_object.layer(x))
+        if self.reads_values and x.sum().item() > 1e9:
+            return x
+        return x * (random.random() + numpy.random.rand() + torch.rand(())) * self.factor
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("reads_values", [False, True], ids=["meta", "cpu"])
+def test_however_a_network_reaches_its_parts_they_are_the_clones(reads_values, mode):
+    net, batch = Tangled(reads_values).train(), Batch(torch.zeros(2, 4))
+    before = copy.deepcopy(net.state_dict())
+    states = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state()
+    for _ in range(2):
+        analysis = cnnprof.analyze(net, inputs=batch, mode=mode)
+        assert analysis.uncalled == ()
+        forward = 4 * 2 * 16
+        assert analysis.macs == (forward if mode == "inference" else 2 * forward + 3 * 2 * 16)
+        assert analysis.totals.weight_gradient_macs == (None if mode == "inference" else forward)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert (net.seen, net.factor, int(batch.image.sum())) == (0, 2.0, 0)
+    assert net.through_closure.__closure__[0].cell_contents == {}
+    assert (random.getstate(), numpy.random.get_state()[1].tolist()) == states[:2]
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_what_two_modules_share_they_share_in_the_count():
+    class Puts(nn.Module):
+        def __init__(self, shared):
+            super().__init__()
+            self.shared = shared
+
+        def forward(self, x):
+            self.shared.append(x)
+            return x
+
+    class Takes(Puts):
+        def forward(self, x):
+            return self.shared.pop() @ x.mT
+
+    shared = []
+    assert cnnprof.analyze(nn.Sequential(Puts(shared), Takes(shared)), (3, 4), 2).macs == 2 * 3 * 4 * 3
+    assert shared == []
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_gradients_of_inputs_follow_what_was_given(rung):
+    layer, image = nn.Linear(4, 4), torch.randn(2, 4, requires_grad=True)
+    analysis = counts.analyze(layer, Inputs((image * 1,)), model="x", mode="training", rungs=[rung])
+    assert (analysis.totals.weight_gradient_macs, analysis.totals.input_gradient_macs) == (32, 32)
+    assert image.grad is None
+
+
+@pytest.mark.parametrize(
+    "view", [lambda w: w.chunk(2)[0], lambda w: w.narrow(0, 0, 4), lambda w: w.flatten(0).view(8, 4)]
+)
+def test_views_of_parameters_are_the_same_every_time(view):
+    case = Case(
+        "x", Net(lambda n, x: nn.functional.linear(x, view(n.w)), w=nn.Parameter(torch.randn(8, 4))), ((2, 4),), 0
+    )
+    assert analyzed(case, rungs=["meta"]) == analyzed(case, rungs=["meta"]) == analyzed(case, remember=False)
+
+
+def test_forward_mode_counts_the_same_every_time():
+    net = Net(lambda n, x: torch.func.jvp(n.l, (x,), (torch.ones_like(x),))[1], l=nn.Linear(4, 4))
+    cnnprof.clear_caches()
+    first, second = (cnnprof.analyze(net, (4,)) for _ in range(2))
+    assert (first.macs, first.coverage, first.uncounted) == (second.macs, second.coverage, second.uncounted)
+
+
+def test_what_cannot_be_stood_in_for_is_one_line():
+    with warnings.catch_warnings(action="ignore"):
+        values = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(UsageError, match=r"^ReLU: it holds what cannot be stood in for: "):
+        counts.analyze(nn.ReLU(), Inputs((values,)), model="ReLU", rungs=["meta"])
 
 
 def test_another_thread_may_run_the_module_meanwhile():
@@ -236,7 +361,28 @@ def test_rules_give_what_kernels_give(name, dtype, layout):
     beside = BesideTheirKernels()
     with torch.inference_mode(), beside, warnings.catch_warnings(action="ignore"):
         module(image)
-    assert layout is torch.channels_last or beside.checked
+    assert beside.checked
+
+
+ELEMENTWISE = [func for name in shapes.UNARY for func in (f"aten::{name}", f"aten::{name}_")]
+OF_TWO = [func for name in shapes.BINARY for func in (f"aten::{name}", f"aten::{name.replace('.', '_.')}")]
+
+
+@pytest.mark.parametrize("name", [*ELEMENTWISE, *OF_TWO])
+def test_every_elementwise_rule_gives_what_its_kernel_gives(name):
+    packet, _, overload = name.removeprefix("aten::").partition(".")
+    func = getattr(getattr(torch.ops.aten, packet), overload or "default")
+    images = [
+        torch.empty(2, 3, 4, 5, device="meta"),
+        torch.empty(2, 3, 4, 5, device="meta").to(memory_format=torch.channels_last),
+        torch.empty(1, 6, 4, 5, device="meta").chunk(2, 1)[0],  # a length of 1, of any stride
+        torch.empty(7, device="meta", dtype=torch.bfloat16),
+    ]
+    for image in images:
+        beside = BesideTheirKernels()
+        with torch.inference_mode(), beside:
+            func(image, *([image] if name in OF_TWO else []))
+        assert beside.checked == {name}
 
 
 @settings(deadline=None, max_examples=60)

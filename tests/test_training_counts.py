@@ -4,7 +4,8 @@ import warnings
 
 import pytest
 import torch
-from hard_networks import Net, conv
+import torch.nn.functional as F
+from hard_networks import Net, Product, attend, conv, weight
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,9 +14,8 @@ from torchvision import models
 import cnnprof
 from cnnprof import UsageError
 from cnnprof.analysis import counts
+from cnnprof.analysis.trace import RUNGS
 from cnnprof.inputs import Inputs
-
-RUNGS = ["meta", "fake", "cpu"]
 
 
 def analyzed(module, *shapes, rung="meta"):
@@ -45,6 +45,33 @@ CASES = {
         Net(lambda n, x: (lambda q: (q @ q.mT).softmax(-1) @ q)(n.l(x)), l=nn.Linear(4, 4)),
         (1, 3, 4),
         (48 + 72, 48, 144),
+    ),
+    # 8·16 of the layer, then 2 heads of 8x4: two products forward, four backward
+    "fused_attention": (
+        Net(lambda n, x: attend(n.l(x).unflatten(-1, (2, 2)).transpose(1, 2)), l=nn.Linear(4, 4)),
+        (1, 8, 4),
+        (128 + 512, 128, 1024),
+    ),
+    # a table of constants and learned queries through a layer: all its gradients are of weights
+    "of_a_buffer": (
+        Net(lambda n, x: x + n.l(n.table).sum(0), l=nn.Linear(2, 4), table=nn.Buffer(torch.ones(3, 2))),
+        (1, 4),
+        (24, 24, 0),
+    ),
+    "of_learned_queries": (
+        Net(lambda n, x: n.l(n.queries) + n.l(x), l=nn.Linear(4, 4), queries=weight(3, 4)),
+        (1, 4),
+        (48 + 16, 2 * 48 + 16, 0),
+    ),
+    "custom_function": (
+        nn.Sequential(nn.Linear(4, 4), Net(lambda n, x: Product.apply(x, n.w), w=weight(4, 8))),
+        (3, 4),
+        (144, 144, 96),
+    ),
+    "noisy_weight": (
+        Net(lambda n, x: F.linear(n.l(x), n.w + torch.zeros_like(n.w)), l=nn.Linear(4, 4), w=weight(5, 4)),
+        (2, 4),
+        (72, 72, 40),
     ),
     "weight_norm": (nn.Sequential(nn.Linear(4, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 5))), (3, 4),
                     (108, 108, 60)),
@@ -125,7 +152,7 @@ def test_the_books_of_a_backward_pass_are_torchs_alone():
 
 
 def test_without_anything_to_train_it_says_so():
-    with pytest.raises(UsageError, match="no output has a gradient to any parameter"):
+    with pytest.raises(UsageError, match=r"^ReLU: no output has a gradient to any parameter"):
         cnnprof.analyze(nn.ReLU(), (3,), mode="training")
 
 

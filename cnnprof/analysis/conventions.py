@@ -86,7 +86,10 @@ FVCORE_ACTIVATIONS = frozenset(
 
 TORCH_MISSES = frozenset(
     f"aten::{name}"
-    for name in ("mv", "addmv", "dot", "vdot", "linalg_vecdot", "addbmm", "conv_tbc", "_trilinear", "_int_mm")
+    for name in (
+        *("mv", "addmv", "addmv_", "dot", "vdot", "linalg_vecdot", "addbmm", "addbmm_", "addmm_", "baddbmm_"),
+        *("conv_tbc", "_trilinear", "_int_mm"),
+    )
 )
 """Products that torch.utils.flop_counter has no formula for (its flop_registry)."""
 

@@ -5,8 +5,10 @@ Letters: (N, C, H, W) images; K filters of (C / groups, R, S); matrices (n, k) @
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 Formula = Callable[[tuple[Any, ...], Any], int]
 """Takes an operator's arguments and its output; gives MACs."""
@@ -30,15 +32,21 @@ def added_mm(args: tuple[Any, ...], output: Any) -> int:
 
 
 def dot(args: tuple[Any, ...], output: Any) -> int:
-    """K products."""
-    return int(args[0].numel())
+    """One product an element of what the two spread over each other."""
+    return math.prod(torch.broadcast_shapes(args[0].shape, args[1].shape))  # type: ignore[no-untyped-call]
 
 
 def attention(args: tuple[Any, ...], output: Any) -> int:
     """Q (N, h, t, d) @ K^T (N, h, s, d), then the scores (t, s) @ V (N, h, s, e)."""
     query, key, value = args[:3]
-    *batch, tokens, width = query.shape
-    return int(math.prod(batch) * tokens * key.shape[-2] * (width + value.shape[-1]))
+    return _pairs(query, key) * int(query.shape[-1] + value.shape[-1])
+
+
+def _pairs(query: Any, key: Any) -> int:
+    """Scores of Q (..., h, t, d) and K (..., h / groups, s, d): a head of K may serve several of Q."""
+    batch = math.prod(torch.broadcast_shapes(query.shape[:-3], key.shape[:-3]))  # type: ignore[no-untyped-call]
+    heads = max(math.prod(tensor.shape[-3:-2]) for tensor in (query, key))
+    return int(batch * heads * query.shape[-2] * key.shape[-2])
 
 
 def packed_attention(args: tuple[Any, ...], output: Any) -> int:
@@ -126,9 +134,7 @@ def attention_backward(args: tuple[Any, ...], output: Any) -> int:
     Takes the output's gradient, then Q, K, V.
     """
     _, query, key, value = args[:4]
-    *batch, tokens, width = query.shape
-    pairs = math.prod(batch) * tokens * key.shape[-2]
-    return int(pairs * (3 * width + 2 * value.shape[-1]))
+    return _pairs(query, key) * int(3 * query.shape[-1] + 2 * value.shape[-1])
 
 
 MACS: Mapping[str, Formula] = {
@@ -140,6 +146,10 @@ MACS: Mapping[str, Formula] = {
     "aten::addmm": added_mm,
     "aten::addmv": added_mm,
     "aten::baddbmm": added_mm,
+    "aten::addmm_": added_mm,
+    "aten::addmv_": added_mm,
+    "aten::baddbmm_": added_mm,
+    "aten::addbmm_": batch_summed,
     "aten::_addmm_activation": added_mm,
     "aten::_int_mm": mm,
     "aten::_scaled_mm": mm,
@@ -176,6 +186,14 @@ WEIGHT_GRADIENTS: Mapping[str, Formula] = {
 }
 """Of backward operators that make more than one gradient, the part of the weight's; products make one each."""
 
+
+def without_bias(operator: str, taken: Sequence[Any]) -> Sequence[Any]:
+    """Return the operands of a product: a convolution's image and weight, what is multiplied in addmm and its like."""
+    if operator == "aten::convolution":
+        return taken[:2]
+    return taken[1:] if "add" in operator and len(taken) > 2 else taken
+
+
 _STANDING_STILL = """
     alias as_strided as_strided_ detach detach_ diagonal empty empty_like empty_strided expand lift lift_fresh
     new_empty new_empty_strided permute real imag resize_ select slice split split_with_sizes squeeze squeeze_
@@ -192,7 +210,7 @@ _MOVING = """
     constant_pad_nd copy copy_ cos cos_ count_nonzero cummax cummin cumprod cumsum deg2rad
     diag diag_embed div div_ elu elu_ embedding _embedding_bag eq eq_ equal erf erf_ erfc exp exp_ exp2 expm1
     exponential_ eye fill fill_ flip floor floor_ floor_divide fmax fmin fmod frac full full_like gather ge
-    gelu gelu_ gt glu hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_
+    gelu gelu_ gt glu hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_
     histc im2col index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put index_put_
     index_select isfinite isinf isin isnan isneginf isposinf kthvalue le leaky_relu leaky_relu_ lerp lerp_
     linspace log log10 log1p log2 log_ log_sigmoid_forward _log_softmax logaddexp logical_and logical_and_
@@ -219,7 +237,7 @@ _MOVING = """
     grid_sampler_2d grid_sampler_3d affine_grid_generator
     nll_loss_forward nll_loss2d_forward binary_cross_entropy binary_cross_entropy_with_logits mse_loss
     smooth_l1_loss huber_loss
-    _assert_async _assert_tensor_metadata
+    _assert_async _assert_tensor_metadata _linalg_check_errors _has_same_storage_numel _efficientzerotensor addr
 """
 
 _BACKWARD = """
@@ -235,7 +253,7 @@ _BACKWARD = """
     _softmax_backward_data _log_softmax_backward_data native_dropout_backward _masked_softmax_backward
     select_backward slice_backward as_strided_scatter diagonal_backward unfold_backward index_select_backward
     embedding_dense_backward embedding_backward _embedding_bag_backward _embedding_bag_dense_backward
-    value_selecting_reduction_backward new_empty masked_select_backward
+    value_selecting_reduction_backward masked_select_backward
     reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
     replication_pad2d_backward replication_pad3d_backward
     upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
@@ -249,9 +267,18 @@ _BACKWARD = """
 STANDING_STILL = frozenset(f"aten::{name}" for name in _STANDING_STILL.split())
 """Free of multiply-accumulates, and of traffic: views, sizes, memory that nothing is written to."""
 
-_TORCHVISION = frozenset({"torchvision::nms", "torchvision::roi_align", "torchvision::roi_pool"})
+_OTHERS = frozenset(
+    {
+        "torchvision::nms",
+        "torchvision::roi_align",
+        "torchvision::roi_pool",
+        "profiler::_record_function_enter",
+        "profiler::_record_function_enter_new",
+        "profiler::_record_function_exit",
+    }
+)
 
-FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in (_MOVING + _BACKWARD).split()) | _TORCHVISION
+FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in (_MOVING + _BACKWARD).split()) | _OTHERS
 """Free of multiply-accumulates by name: elementwise work, normalisation, pooling, reductions, copies."""
 
 WHOLE = FREE | frozenset(MACS)

@@ -7,7 +7,7 @@ from torch import nn
 
 from cnnprof.analysis.operators import Effect
 from cnnprof.analysis.opinions import Tool, opinion
-from cnnprof.analysis.trace import RUNGS, Refused, Row, Trace, climbed
+from cnnprof.analysis.trace import RUNGS, Refused, Row, Trace, climbed, has_no_values
 from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs
 from cnnprof.records import Analysis, Books, Doubt, Layer, Mode, Rung, Size, Totals, Uncounted
@@ -28,14 +28,14 @@ def analyze(
     """Count a forward pass in eval mode, or a forward and backward pass in training mode.
 
     `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors; `tools` are
-    asked for their opinion of the forward pass. Raises
-    UsageError, naming the layer and its input shape, where no rung holds.
+    asked for their opinion of the forward pass. Raises UsageError, naming the layer and its input shape, where no rung
+    holds.
     """
     try:
         trace = climbed(module, inputs, mode, with_weights, rungs, remember, keep_calls=bool(tools))
-    except Refused as refusal:
+    except (Refused, UsageError) as refusal:
         raise UsageError(f"{model}: {refusal}") from refusal.__cause__
-    real = with_weights() if tools and with_weights else module
+    real = with_weights() if tools and with_weights and has_no_values(module) else module
     layers = tuple(_layer(row, mode) for row in trace.rows.values())
     return Analysis(
         model=model,
@@ -96,24 +96,29 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _effects(trace: Trace) -> list[tuple[str, Effect]]:
-    return [(row.path, effect) for row in trace.rows.values() for effect in (*row.effects, *row.backward)]
+def _effects(trace: Trace) -> list[Effect]:
+    return [effect for row in trace.rows.values() for effect in (*row.effects, *row.backward)]
 
 
 def _coverage(trace: Trace) -> float:
-    effects = [effect for _, effect in _effects(trace)]
+    effects = _effects(trace)
     calls = sum(effect.calls for effect in effects)
     return 1 - sum(len(effect.uncounted) for effect in effects) / calls if calls else 1.0
 
 
 def _uncounted(trace: Trace) -> tuple[Uncounted, ...]:
-    found = Counter((operator, path) for path, effect in _effects(trace) for operator in effect.uncounted)
+    found = Counter(
+        (operator, row.path)
+        for row in trace.rows.values()
+        for effect in (*row.effects, *row.backward)
+        for operator in effect.uncounted
+    )
     return tuple(Uncounted(operator, path, calls) for (operator, path), calls in sorted(found.items()))
 
 
 def _books(trace: Trace) -> Books:
     """The same pass as torch's FlopCounterMode, fvcore and pycls count it; the latter two know no backward pass."""
-    effects = [effect for _, effect in _effects(trace)]
+    effects = _effects(trace)
     macs = sum(effect.macs for effect in effects)
     activations = sum(effect.activations for effect in effects)
     forward = trace.mode == "inference"

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof.analysis.operators import is_composite
 from cnnprof.analysis.shadow import Shadow, on_meta, undisturbed
-from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.inputs import Inputs, first_floating, tensors_in
 from cnnprof.records import Mixing
 
 UNKNOWN = Mixing(receptive_field=None, narrowest_channels=None, carried_past=None)
@@ -58,8 +58,7 @@ def mixing(module: nn.Module, inputs: Inputs) -> Mixing:
     if len(images) != 1 or images[0].ndim < 3:
         return UNKNOWN
     shadow = Shadow(module, on_meta)
-    floating = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), images[0])
-    fed = fed.to("meta", floating.dtype)
+    fed = fed.to("meta", first_floating(module).dtype)
     image = next(tensors_in((fed.args, dict(fed.kwargs))))
     follow = _Follow(image)
     try:
@@ -211,7 +210,7 @@ def _reshaped(reach: _Reach, source: torch.Tensor, output: Any) -> _Reach:
     """Space stays where the last dimensions do; flattened, the next product sees all of it."""
     after = next(tensors_in(output))
     space = len(reach.windows) if isinstance(reach.windows, tuple) else 0
-    if not space or reach.windows == "all":
+    if not space:
         return reach
     if after.ndim > space and after.shape[-space:] == source.shape[-space:]:
         return reach

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof.analysis import conventions, costs, shapes
@@ -66,7 +68,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, listener: Listener, remember: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._listener = listener
-        self._known = _remembered if remember else None
+        self._remembers = remember
         self._parts: list[list[Effect]] = []
         """Effects of the parts of the composites that are being taken apart, innermost last."""
 
@@ -74,8 +76,10 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
         taken: list[torch.Tensor] = []
-        key = _key(func, args, kwargs, taken) if self._known is not None else None
-        found = None if key is None else self._known.get(key)  # type: ignore[union-attr]
+        # Under forward-mode AD and torch.func a tensor is more than its shape.
+        plain = self._remembers and forward_ad._current_level < 0 and peek_interpreter_stack() is None
+        key = _key(func, args, kwargs, taken) if plain else None
+        found = _remembered.get(key)
         if found is not None:
             effect, make = found
             output = make(taken)
@@ -89,8 +93,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._listener(effect, taken if key is not None else list(_flat(args)), output)
         return output
 
-    def _performed(self, func: Any, args: Any, kwargs: Any, on_meta: bool) -> tuple[Output, Effect]:
-        rule = shapes.RULES.get(func.name()) if on_meta and not kwargs else None
+    def _performed(self, func: Any, args: Any, kwargs: Any, repeatable: bool) -> tuple[Output, Effect]:
+        rule = shapes.RULES.get(func.name()) if repeatable and not kwargs else None
         output = rule(args) if rule is not None else None
         if output is None:
             if is_composite(func) and func._schema.name not in costs.WHOLE:
@@ -187,26 +191,21 @@ def _bytes(tensors: Iterator[torch.Tensor]) -> int:
 # What is remembered --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Traits:
-    composite: bool
-    """Made of other operators."""
-    repeatable: bool
-    """Its effect and output follow from its arguments' shapes, strides, dtypes and values."""
-
-
 def is_composite(func: Any) -> bool:
     """Say whether an operator is made of others, which it can be taken apart into."""
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
 @cache
-def _traits(func: Any) -> _Traits:
+def _repeatable(func: Any) -> bool:
+    """Say whether an operator's effect and output follow from its arguments' shapes, strides, dtypes and values.
+
+    A view keeps what it looks at, and is always run.
+    """
     schema = func._schema
     returns_view = any(value.alias_info is not None and not value.alias_info.is_write for value in schema.returns)
     moves_memory = torch.Tag.inplace_view in func.tags or "out" in schema.overload_name
-    # A view is quick, and keeps what it looks at; a composite that may return one is slow, and nobody looks.
-    return _Traits(is_composite(func), not moves_memory and (is_composite(func) or not returns_view))
+    return not moves_memory and not returns_view
 
 
 _PLAIN = frozenset({int, float, bool, str, complex, type(None), torch.dtype, torch.device, torch.layout})
@@ -216,7 +215,7 @@ _TENSORS = frozenset({torch.Tensor, nn.Parameter})
 
 def _key(func: Any, args: Any, kwargs: Any, taken: list[torch.Tensor]) -> Any:
     """Return what tells a call from another, or None where only running it tells; collect its tensors in `taken`."""
-    if not _traits(func).repeatable:
+    if not _repeatable(func):
         return None
     parts: list[Any] = [func, torch.get_default_dtype()]
     if not _described(args, parts, taken):

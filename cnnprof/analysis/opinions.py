@@ -6,21 +6,22 @@ The items come from that tool's rules, applied in our own trace; what they leave
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from cnnprof.analysis import conventions
 from cnnprof.analysis.operators import Effect
-from cnnprof.analysis.shadow import Shadow, shared_or_copied, undisturbed
+from cnnprof.analysis.shadow import Shadow, on_meta, shared_or_copied, undisturbed
 from cnnprof.analysis.trace import Trace
 from cnnprof.errors import UsageError, said
-from cnnprof.inputs import Inputs
+from cnnprof.inputs import Inputs, first_floating
 from cnnprof.records import Gap, Opinion
 
 Tool = Literal["fvcore", "torch"]
-TOOLS: tuple[Tool, ...] = ("fvcore", "torch")
+TOOLS: tuple[Tool, ...] = get_args(Tool)
 
 
 def opinion(tool: Tool, trace: Trace, module: nn.Module, inputs: Inputs) -> Opinion:
@@ -29,22 +30,21 @@ def opinion(tool: Tool, trace: Trace, module: nn.Module, inputs: Inputs) -> Opin
     `trace` is of a forward pass and has its calls. fvcore counts a multiply-accumulate as one, torch's FlopCounterMode
     as two. A tool that fails has no number.
     """
-    unit, rule, count = _TOOLS[tool]
+    asked = _TOOLS[tool]
     gaps: Counter[tuple[str, str]] = Counter()
     for call, used in trace.used():
-        ours = unit * call.effect.macs
-        left_out = tool == "fvcore" and not used
-        theirs = 0 if left_out else rule(call.effect)
+        ours = asked.unit * call.effect.macs
+        left_out = asked.skips_unused and not used
+        theirs = 0 if left_out else asked.rule(call.effect)
         if theirs != ours:
             cause = "a result that nothing uses" if left_out else _cause(call.effect.operator, theirs)
             gaps[call.path, cause] += theirs - ours
     items = tuple(Gap(path, cause, amount) for (path, cause), amount in reversed(gaps.items()) if amount)
-    whole = unit * sum(call.effect.macs for call in trace.calls)
+    whole = asked.unit * sum(call.effect.macs for call in trace.calls)
     try:
-        found = count(module, inputs)
+        return Opinion(tool, whole, asked.count(module, inputs), items)
     except Exception as error:  # noqa: BLE001  # a tool may raise anything on a network that it cannot read
-        return Opinion(tool, whole, None, items, None, failure=said(error))
-    return Opinion(tool, whole, found, items, found - whole - sum(item.amount for item in items))
+        return Opinion(tool, whole, None, items, failure=said(error))
 
 
 def _fvcore(module: nn.Module, inputs: Inputs) -> int:
@@ -63,11 +63,9 @@ def _flop_counter_mode(module: nn.Module, inputs: Inputs) -> int:
     """Watch one forward pass with torch.utils.flop_counter: on meta tensors, which show what fused kernels hide."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from cnnprof.analysis.shadow import on_meta
-
     def counted(root: nn.Module, fed: Inputs) -> int:
-        with undisturbed(training=True), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            root.eval()(*fed.args, **fed.kwargs)
+        with undisturbed(inference=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            root(*fed.args, **fed.kwargs)
         return int(counter.get_total_flops())
 
     real = _real(module, inputs)
@@ -78,17 +76,26 @@ def _flop_counter_mode(module: nn.Module, inputs: Inputs) -> int:
 
 
 def _real(module: nn.Module, inputs: Inputs) -> Inputs:
-    floating = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.empty(0))
-    return inputs.with_values().cloned().to(floating.device, floating.dtype)
+    like = first_floating(module)
+    return inputs.with_values().cloned().to(like.device, like.dtype)
 
 
-Rule = Callable[[Effect], int]
+@dataclass(frozen=True)
+class _Tool:
+    unit: int
+    """What a multiply-accumulate counts there."""
+    rule: Callable[[Effect], int]
+    """What an operator counts there."""
+    skips_unused: bool
+    """It leaves out operators whose results nothing uses."""
+    count: Callable[[nn.Module, Inputs], int]
+    """Asks the tool itself."""
 
-_TOOLS: Mapping[Tool, tuple[int, Rule, Callable[[nn.Module, Inputs], int]]] = {
-    "fvcore": (1, lambda effect: effect.fvcore_flops, _fvcore),
-    "torch": (2, lambda effect: 2 * (effect.macs - effect.torch_misses), _flop_counter_mode),
+
+_TOOLS: Mapping[Tool, _Tool] = {
+    "fvcore": _Tool(1, lambda effect: effect.fvcore_flops, True, _fvcore),
+    "torch": _Tool(2, lambda effect: 2 * (effect.macs - effect.torch_misses), False, _flop_counter_mode),
 }
-"""What a multiply-accumulate counts there, what an effect counts there, and how to ask."""
 
 
 def _cause(operator: str, theirs: int) -> str:

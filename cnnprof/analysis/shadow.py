@@ -5,13 +5,16 @@ tensors: tensors without storage, or the weights themselves.
 """
 
 import copy
+import random
 import warnings
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, MethodType, NoneType
+from functools import cache, partial
+from types import CellType, FunctionType, MethodType, NoneType
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -34,8 +37,9 @@ def shared_or_copied(tensor: torch.Tensor) -> torch.Tensor:
 class Shadow:
     """A shallow clone of a module's tree with other tensors, all of it in training or in eval mode.
 
-    `originals` and `clones` are the modules by path. `unregistered` are parameters that a forward pass may use though
-    no module has them as its own: they hang in a list, or on an attribute that is no parameter.
+    `clones` are its modules by path. `unregistered` are parameters that a forward pass may use though no module has
+    them as its own: they hang in a list, or on an attribute that is no parameter. What is reached through a global name
+    alone stays the caller's.
     """
 
     def __init__(self, module: nn.Module, stand_in: StandIn, training: bool = False) -> None:
@@ -43,10 +47,10 @@ class Shadow:
         self._made: dict[int, Any] = {}
         """What stands for the caller's, by its identity: what is shared there stays shared here."""
         self._parameters: dict[int, nn.Parameter] = {}
-        self.originals = dict(module.named_modules())
+        originals = dict(module.named_modules())
         self.root = self._clone(module)
-        self.clones = {path: self._clone(part) for path, part in self.originals.items()}
-        tensors = [tensor for part in self.originals.values() for tensor in part._parameters.values()]
+        self.clones = {path: self._clone(part) for path, part in originals.items()}
+        tensors = [tensor for part in originals.values() for tensor in part._parameters.values()]
         self.is_lazy = any(map(nn.parameter.is_lazy, tensors))
         registered = set(map(id, tensors))
         self.unregistered = tuple(tensor for key, tensor in self._parameters.items() if key not in registered)
@@ -57,14 +61,17 @@ class Shadow:
         elif isinstance(part, torch.jit.ScriptModule):  # its insides are not of Python
             clone = self._made[id(part)] = copy.deepcopy(part).train(self._training)
         else:
-            clone = self._made[id(part)] = object.__new__(type(part))
+            kind: Any = type(part)
+            clone = self._made[id(part)] = object.__new__(kind)
             held, own = clone.__dict__, self._own
             for name, value in part.__dict__.items():
-                kind = type(value)
-                if kind in _PLAIN:
+                if type(value) in _PLAIN:
                     held[name] = value
-                else:  # most are hooks that nobody has registered
-                    held[name] = own(value) if kind not in _BUILT_IN or value else kind()
+                else:  # most are hooks, of which there are none
+                    held[name] = type(value)() if name in _OF_MODULES and not value else own(value)
+            for name in _slots(kind):
+                if hasattr(part, name):
+                    object.__setattr__(clone, name, own(getattr(part, name)))
             clone.__dict__["training"] = self._training
             clone.__dict__.pop("_compiled_call_impl", None)  # compiled code would call the original
             if isinstance(part, torch._dynamo.OptimizedModule):
@@ -82,8 +89,8 @@ class Shadow:
             return self._tensor(value)
         if isinstance(value, nn.Module):
             return self._clone(value)
-        if kind is MethodType and isinstance(value.__self__, nn.Module):
-            return MethodType(value.__func__, self._clone(value.__self__))
+        if kind in (FunctionType, MethodType, partial):
+            return self._callable(value)
         if kind is RemovableHandle:  # of a hook: to be removed from the clone's
             handle = RemovableHandle.__new__(RemovableHandle)
             handle.__setstate__((self._own(value.hooks_dict_ref()), value.id))
@@ -91,14 +98,45 @@ class Shadow:
         if isinstance(value, tuple):
             items = [self._own(item) for item in value]
             return kind(*items) if hasattr(value, "_fields") else tuple(items)
+        if hasattr(value, "__dict__") and any(
+            isinstance(item, nn.Module | torch.Tensor) for item in vars(value).values()
+        ):
+            return self._object(value)
         return value
+
+    def _object(self, value: Any) -> Any:
+        """Copy an object that holds modules or tensors: a helper, a cache."""
+        if id(value) not in self._made:
+            made = self._made[id(value)] = copy.copy(value)
+            made.__dict__.update({name: self._own(item) for name, item in vars(value).items()})
+        return self._made[id(value)]
 
     def _container(self, value: Any) -> Any:
         if id(value) not in self._made:
             made = self._made[id(value)] = copy.copy(value)
-            entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-            for key, item in entries:
+            if isinstance(value, set):
+                made.clear()
+                made.update(map(self._own, value))
+            entries = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, item in entries if isinstance(value, dict | list | deque) else ():
                 made[key] = self._own(item)
+        return self._made[id(value)]
+
+    def _callable(self, value: Any) -> Any:
+        """Bind a method, a partial or a closure to the clones."""
+        if isinstance(value, MethodType):
+            return MethodType(value.__func__, self._own(value.__self__))
+        if isinstance(value, partial):
+            return partial(self._own(value.func), *map(self._own, value.args), **self._own(value.keywords))
+        if value.__closure__ is None:
+            return value
+        if id(value) not in self._made:
+            cells = tuple(CellType() for _ in value.__closure__)
+            made = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+            made.__kwdefaults__ = value.__kwdefaults__
+            self._made[id(value)] = made  # which one of its cells may hold
+            for cell, own in zip(value.__closure__, cells, strict=True):
+                own.cell_contents = self._own(cell.cell_contents)
         return self._made[id(value)]
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -123,23 +161,35 @@ class Shadow:
         return nn.Parameter(made, tensor.requires_grad)
 
 
-_PLAIN = frozenset({bool, int, float, str, NoneType, FunctionType, torch.dtype, torch.device, torch.Size, type})
+_PLAIN = frozenset({bool, int, float, str, NoneType, torch.dtype, torch.device, torch.Size, type})
 _CONTAINERS = (dict, list, set, deque, bytearray)
-_BUILT_IN = frozenset({dict, OrderedDict, list, set})
+_OF_MODULES = frozenset(vars(nn.Module()))
+"""Attributes that every module has: containers of hooks, parameters, modules, which belong to it alone."""
+
+
+@cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """Name the attributes that a class keeps outside __dict__."""
+    declared = (vars(base).get("__slots__", ()) for base in kind.__mro__)
+    return tuple(name for names in declared for name in ((names,) if isinstance(names, str) else names))
 
 
 @contextmanager
-def undisturbed(training: bool = False) -> Iterator[None]:
-    """Run a network whatever the caller's own modes are, and leave his random state as it is.
+def undisturbed(inference: bool = True) -> Iterator[None]:
+    """Run a network whatever the caller's own modes are, and leave the random states on the CPU as they are.
 
-    Nothing is compiled, and what the network warns of is not passed on. Without training it is inference mode, in which
-    composite operators are seen.
+    Nothing is compiled, and what the network warns of is not passed on. In inference mode composite operators are seen.
     """
     with (
-        torch.inference_mode(not training),
-        torch.set_grad_enabled(training),
+        torch.inference_mode(inference),
+        torch.set_grad_enabled(not inference),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(action="ignore"),
         torch.compiler.set_stance("force_eager"),
     ):
-        yield
+        states = random.getstate(), numpy.random.get_state()
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            numpy.random.set_state(states[1])

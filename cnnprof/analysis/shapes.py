@@ -21,7 +21,9 @@ def _dense(tensor: torch.Tensor) -> bool:
 
 
 def _like(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    """Lay a dense tensor's shape out anew: where a length is 1, its own stride may be any."""
+    layout = torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta", memory_format=layout)
 
 
 def _elementwise(args: tuple[Any, ...]) -> Any:
@@ -107,14 +109,14 @@ def _cat(args: tuple[Any, ...]) -> Any:
     return _empty((*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]), first.dtype)
 
 
-_UNARY = ("relu", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "leaky_relu", "elu")
-_BINARY = ("add.Tensor", "mul.Tensor", "sub.Tensor")
+UNARY = ("relu", "gelu", "silu", "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "leaky_relu", "elu")
+BINARY = ("add.Tensor", "mul.Tensor", "sub.Tensor")
 
 RULES: Mapping[str, Rule] = {
-    **{f"aten::{name}": _elementwise for name in _UNARY},
-    **{f"aten::{name}_": _in_place for name in _UNARY},
-    **{f"aten::{name}": _of_two for name in _BINARY},
-    **{f"aten::{name.replace('.', '_.')}": _of_two_in_place for name in _BINARY},
+    **{f"aten::{name}": _elementwise for name in UNARY},
+    **{f"aten::{name}_": _in_place for name in UNARY},
+    **{f"aten::{name}": _of_two for name in BINARY},
+    **{f"aten::{name.replace('.', '_.')}": _of_two_in_place for name in BINARY},
     "aten::batch_norm": _batch_norm,
     "aten::convolution": _convolution,
     "aten::native_layer_norm": _layer_norm,

@@ -21,7 +21,7 @@ from cnnprof.analysis import shadow as shadows
 from cnnprof.analysis.operators import Effect, Watch
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.errors import UsageError, first_line
-from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.inputs import Inputs, first_floating, tensors_in
 from cnnprof.records import Mode, Rung, Size
 
 RUNGS: tuple[Rung, ...] = ("meta", "fake", "cpu")
@@ -99,7 +99,7 @@ def climbed(
     """
     refusal = Refused("there is no rung to stand on")
     for rung in rungs:
-        if rung == "cpu" and _has_no_values(module):
+        if rung == "cpu" and has_no_values(module):
             if with_weights is None:
                 break
             module = with_weights()
@@ -112,7 +112,8 @@ def climbed(
     raise refusal
 
 
-def _has_no_values(module: nn.Module) -> bool:
+def has_no_values(module: nn.Module) -> bool:
+    """Say whether a module stands on meta tensors."""
     return any(parameter.is_meta for parameter in module.parameters())
 
 
@@ -131,11 +132,13 @@ def traced(
     training = mode == "training"
     if rung != "cpu" and any(map(nn.parameter.is_lazy, module.parameters())):
         raise Refused("its lazy layers have no shapes yet")
-    with _STAGES[rung]() as stand_in:
-        shadow = Shadow(module, stand_in, training)
-        fed = _fed(inputs, rung, stand_in, module)
-        if shadow.is_lazy:  # a pass that only gives its parameters their shapes
-            _Walk(shadow, _rows(shadow)).run(fed, None, training=False)
+    with _unusual_tensors_refused():
+        given = _given(inputs, rung, module)
+    with _STAGES[rung]() as stand_in, _plain_attention() if training else nullcontext():
+        with _unusual_tensors_refused():
+            shadow, fed = Shadow(module, stand_in, training), _fed(given, stand_in)
+        if shadow.is_lazy:
+            _Walk(shadow, _rows(shadow)).shape(fed)
         walk = _Walk(shadow, rows := _rows(shadow))
         walk.enter_modules()
         listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
@@ -178,6 +181,13 @@ def _values() -> Iterator[shadows.StandIn]:
         yield shadows.shared_or_copied
 
 
+def _plain_attention() -> AbstractContextManager[Any]:
+    """Take attention apart on every rung: fused kernels would work its scores out again, going backward."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)
+
+
 def _unfused() -> AbstractContextManager[Any]:
     """Keep attention off its fused path on the CPU, so that it is made of the same operators on every rung.
 
@@ -193,13 +203,28 @@ _STAGES: Mapping[Rung, Callable[[], AbstractContextManager[shadows.StandIn]]] = 
 }
 
 
-def _fed(inputs: Inputs, rung: Rung, stand_in: shadows.StandIn, module: nn.Module) -> Inputs:
-    """Inputs for a rung, in the network's own type."""
-    tensors = chain(module.parameters(), module.buffers())
-    floating = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    if rung == "cpu":
-        return inputs.with_values().cloned().to(floating.device, floating.dtype)
-    return inputs.to("meta", floating.dtype).mapped(stand_in)
+@contextmanager
+def _unusual_tensors_refused() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a tensor of an unusual kind may raise anything
+        raise Refused(f"it holds what cannot be stood in for: {first_line(error)}") from error
+
+
+def _given(inputs: Inputs, rung: Rung, module: nn.Module) -> Inputs:
+    """Inputs in the network's own type, cut off from any graph: with values on the CPU, else of shapes alone."""
+    like = first_floating(module)
+    drawn, device = (inputs.with_values(), like.device) if rung == "cpu" else (inputs, torch.device("meta"))
+
+    def given(tensor: torch.Tensor) -> torch.Tensor:
+        dtype = like.dtype if tensor.is_floating_point() else None
+        return tensor.detach().to(device, dtype).requires_grad_(tensor.requires_grad)
+
+    return drawn.mapped(given)
+
+
+def _fed(given: Inputs, stand_in: shadows.StandIn) -> Inputs:
+    return given.mapped(lambda tensor: stand_in(tensor).requires_grad_(tensor.requires_grad))
 
 
 # A walk through the modules ------------------------------------------------------------------------------------------
@@ -214,31 +239,45 @@ class _Walk:
         self.calls: list[Call] = []
         self._hidden = False
         """Whether what runs is part of one operator on the CPU, which fvcore does not see into."""
+        self._doing = f"its forward ({rows[''].kind}) refused"
         self._raised: tuple[BaseException, Row] | None = None
         """What was raised last, and in which module first."""
         self._used: set[int] = set()
         """Identities of the tensors that operators took, to tell parameters that were used."""
-        self._made_by: dict[int, tuple[Row, bool]] = {}
-        """By autograd's number of a forward operator: its row, and whether it took a weight."""
+        self._made_by: dict[int, tuple[Row, int]] = {}
+        """By autograd's number of a forward operator: its row, and how many of its operands were weights."""
         self._weights: dict[int, torch.Tensor] = {}
-        """Parameters, buffers and what is made of them alone, by the identity of their storage."""
+        """Parameters, buffers and what is made without the network's input, by the identity of their storage."""
 
-    def run(self, fed: Inputs, watch: Watch | None, training: bool) -> Any:
+    def shape(self, fed: Inputs) -> None:
+        """Run a pass that only gives lazy layers their shapes."""
+        with self._named_failures(), undisturbed(inference=False), torch.no_grad():
+            self._shadow.root(*fed.args, **fed.kwargs)
+
+    def run(self, fed: Inputs, watch: Watch, training: bool) -> Any:
         """Run the pass, in training also backward from every output that has a gradient; return its output."""
         if training:
             own = chain(self._shadow.root.parameters(), self._shadow.root.buffers())
             self._weights = {_storage(tensor): tensor for tensor in own}
+        with self._named_failures(), undisturbed(inference=not training), watch:
+            output = self._shadow.root(*fed.args, **fed.kwargs)
+            if training:
+                self._doing = "its backward pass raised on"
+                _backward(output)
+            return output
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """Make what the network raises a Refused that names the innermost module."""
         try:
-            with undisturbed(training), watch or nullcontext():
-                output = self._shadow.root(*fed.args, **fed.kwargs)
-                if training:
-                    _backward(output)
-                return output
+            yield
+        except UsageError:
+            raise
         except (Exception, SystemExit) as error:  # a network may raise anything
             row = self._raised[1] if self._raised and self._raised[0] is error else self._stack[0]
-            where = f"layer {row.path!r} ({row.kind})" if row.path else f"its forward ({row.kind})"
+            where = f"layer {row.path!r} ({row.kind}) refused its input" if row.path else f"{self._doing} its input"
             shape = "x".join(map(str, row.input_shape)) if row.input_shape is not None else "without a tensor"
-            raise Refused(f"{where} refused its input {shape}: {first_line(error)}") from error
+            raise Refused(f"{where} {shape}: {first_line(error)}") from error
 
     def enter_modules(self) -> None:
         """Let each clone name its row while it runs."""
@@ -286,27 +325,35 @@ class _Walk:
     def heard_in_training(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give a backward operator to the module whose forward operator made its node."""
         node = torch._C._current_autograd_node()
-        if node is None or len(self._stack) > 1:  # entered while going backward, a module is recomputed
+        if node is None or torch.is_grad_enabled():  # going backward it is not, but where a block is recomputed
             self._heard_forward(effect, taken, output)
             return
-        row, took_weight = self._made_by.get(node._sequence_nr(), (self._stack[0], False))
+        row, weights = self._made_by.get(node._sequence_nr(), (self._stack[0], 0))
         row.backward.append(effect)
-        if took_weight:
-            parted = effect.operator in costs.WEIGHT_GRADIENTS
-            of_weight = effect.weight_gradient_macs if parted else 0 if self._any_weight(taken) else effect.macs
-            row.weight_gradient_macs += of_weight
+        if weights == _ALL:
+            row.weight_gradient_macs += effect.macs
+        elif weights and effect.operator in costs.WEIGHT_GRADIENTS:
+            row.weight_gradient_macs += effect.weight_gradient_macs
+        elif weights and not any(map(self._is_weight, taken)):
+            row.weight_gradient_macs += effect.macs
 
     def _heard_forward(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         self.heard(effect, taken, output)
-        if taken and all(_storage(tensor) in self._weights for tensor in taken):
-            self._weights.update({_storage(tensor): tensor for tensor in tensors_in(output)})
+        made = {_storage(tensor): tensor for tensor in tensors_in(output)}
+        if all(map(self._is_weight, taken)):
+            self._weights.update(made)
+        else:  # what was written into is no longer made of weights alone
+            for key in made:
+                self._weights.pop(key, None)
         if any(tensor.requires_grad for tensor in taken):
             # The last number that autograd gave is this operator's, or, where it has no gradient, of one heard before.
             number = torch._C._autograd._get_sequence_nr() - 1
-            self._made_by.setdefault(number, (self._stack[-1], self._any_weight(taken)))
+            operands = costs.without_bias(effect.operator, taken)
+            weights = sum(map(self._is_weight, operands))
+            self._made_by.setdefault(number, (self._stack[-1], _ALL if weights == len(operands) else weights))
 
-    def _any_weight(self, taken: Sequence[torch.Tensor]) -> bool:
-        return any(_storage(tensor) in self._weights for tensor in taken)
+    def _is_weight(self, tensor: torch.Tensor) -> bool:
+        return _storage(tensor) in self._weights
 
     def uncalled(self) -> tuple[str, ...]:
         """Name the topmost modules that hold parameters, none of which the pass reached."""
@@ -320,7 +367,7 @@ class _Walk:
         return tuple(found)
 
     def _reached(self, path: str, clone: nn.Module) -> bool:
-        inside = (row for part, row in self._rows.items() if not path or part.startswith(f"{path}."))
+        inside = (row for part, row in self._rows.items() if part.startswith(f"{path}."))
         return any(id(tensor) in self._used for tensor in clone.parameters()) or any(row.calls for row in inside)
 
 
@@ -331,8 +378,12 @@ def _backward(output: Any) -> None:
     torch.autograd.backward(made, [torch.ones_like(tensor) for tensor in made])
 
 
+_ALL = -1
+"""All operands were weights: every gradient is one of a weight."""
+
+
 def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else id(tensor)
 
 
 def _shape(value: Any) -> Size | None:
@@ -352,11 +403,14 @@ def _own_parameters(shadow: Shadow, rows: Mapping[str, Row]) -> None:
 
 def detail(part: nn.Module) -> str:
     """Tell a layer's kernel, stride and groups: 7x7/2, 3x3 g32; empty where it has no kernel."""
-    kernel, stride = getattr(part, "kernel_size", None), getattr(part, "stride", 1)
-    if not isinstance(kernel, int | tuple) or not isinstance(stride, int | tuple):
+    kernel, stride, groups = (vars(part).get(name, 1) for name in ("kernel_size", "stride", "groups"))
+    if "kernel_size" not in vars(part) or not all(map(_is_lengths, (kernel, stride))):
         return ""
     window = "x".join(map(str, kernel if isinstance(kernel, tuple) else (kernel, kernel)))
     steps = set(stride) if isinstance(stride, tuple) else {stride}
     step = "" if steps == {1} else "/" + "x".join(map(str, sorted(steps)))
-    groups = getattr(part, "groups", 1)
     return window + step + (f" g{groups}" if groups != 1 else "")
+
+
+def _is_lengths(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(length, int) for length in value))

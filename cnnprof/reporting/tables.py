@@ -669,16 +669,15 @@ def training_text(analysis: Analysis) -> str:
     return f"MACs of an image's training step: {said}."
 
 
-def opinion_text(opinion: Opinion, batch: int = 1) -> str:
+def opinion_text(opinion: Opinion, batch: int) -> str:
     """Fvcore says 4.112 G: the same + batch norm 0.022 + pooling 0.0001; per image of a batch."""
     if opinion.theirs is None:
         return f"{opinion.tool} cannot count it: {opinion.failure}."
-    unit = units.gigas([opinion.theirs])
+    unit = units.gigas([opinion.theirs / batch])
     parts = [*opinion.by_cause.items(), ("unexplained", opinion.unexplained or 0)]
-    causes = [_signed(amount, unit, cause) for cause, amount in parts if amount]
-    return f"{opinion.tool} says {units.in_unit(opinion.theirs, unit, 3)} {unit.name}: " + " ".join(
-        ["the same", *causes]
-    )
+    causes = [_signed(amount / batch, unit, cause) for cause, amount in parts if amount]
+    theirs = units.in_unit(opinion.theirs / batch, unit, 3)
+    return f"{opinion.tool} says {theirs} {unit.name}: {' '.join(['the same', *causes])}"
 
 
 def opinions(analysis: Analysis) -> tuple[tuple[str, Table | None], ...]:
@@ -696,7 +695,7 @@ def _signed(amount: float, unit: units.Unit, cause: str = "") -> str:
     return " ".join(filter(None, (sign, cause, units.in_unit(abs(amount), unit, decimals))))
 
 
-def opinion_table(opinion: Opinion, batch: int = 1, most: int = 1000) -> Table:
+def opinion_table(opinion: Opinion, batch: int, most: int = 1000) -> Table:
     """Differences per image by layer and cause, the largest first, the smallest summed up, and what is unexplained."""
     unit = units.gigas([opinion.ours / batch])
     gaps = sorted(opinion.gaps, key=lambda gap: -abs(gap.amount))
