@@ -93,6 +93,21 @@ def test_fvcore_agrees_on_timm(name):
     agrees_with_fvcore(module, module.pretrained_cfg["input_size"])
 
 
+# GMACs and activations in millions on the model cards of timm's networks, made with fvcore.
+CARDS = {
+    "resnet50": (4.1, 11.1), "efficientnet_b0": (0.4, 6.7), "convnext_tiny": (4.5, 13.4), "regnety_032": (3.2, 11.3),
+    "swin_tiny_patch4_window7_224": (4.5, 17.1), "vit_base_patch16_224": (16.9, 16.5),
+    "vit_small_patch16_224": (4.3, 8.2), "mobilenetv3_large_100": (0.2, 4.4),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CARDS)
+def test_timms_published_figures(name):
+    book = cnnprof.analyze(f"timm:{name}").conventions["fvcore"]
+    assert (round(book["flops"] / 1e9, 1), round(book["activations"] / 1e6, 1)) == CARDS[name]
+
+
 @pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: case.name)
 def test_nothing_is_unexplained_on_the_hard_cases(case):
     analysis = counts.analyze(case.module, Inputs(case.inputs()), model=case.name, tools=opinions.TOOLS)

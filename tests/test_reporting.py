@@ -388,6 +388,15 @@ def test_layers_beyond_sixteen_are_summed():
     assert "15.000" in words  # 1 + 2 + 3 + 4 + 5
 
 
+def test_many_layers_are_summed_into_their_blocks():
+    layers = [layer(f"stage{stage}.{number}.conv", 10, 10**9) for stage in range(5) for number in range(stage + 2)]
+    words = list(
+        ElementTree.fromstring(figures.by_layer(Candidate("deep", analysis("deep", *layers))) or "").itertext()
+    )
+    assert [f"stage{stage}" for stage in range(5)] == [word for word in words if word.startswith("stage")]
+    assert {"2.000", "3.000", "4.000", "5.000", "6.000"} <= set(words)
+
+
 def test_a_starved_session_is_named():
     words = "".join(ElementTree.fromstring(figures.times(starved(), "inference") or "").itertext())
     assert "1 starved" in words

@@ -206,11 +206,11 @@ class _Bars:
         return self.forward_s + self.backward_s
 
 
-MOST_ROWS = 16
+MOST_ROWS, FEWEST_ROWS = 16, 4
 
 
 def by_layer(candidate: Candidate, colour: int = 1) -> str | None:
-    """Draw MACs and time by layer, the largest 16 rows, the others summed; `colour` is the candidate's."""
+    """Draw MACs and time by layer, or by block where layers are many; `colour` is the candidate's."""
     rows = _summed(_layer_rows(candidate))
     has_macs, has_time = any(row.macs for row in rows), any(row.time_s for row in rows)
     if not has_macs and not has_time:
@@ -246,20 +246,35 @@ def _layer_rows(candidate: Candidate) -> list[_Bars]:
 
 
 def _summed(rows: Sequence[_Bars]) -> list[_Bars]:
+    """Sum layers up into the blocks that hold them, at the deepest level that leaves few enough, and some."""
+    deepest = max((row.label.count(".") for row in rows), default=0) + 1
+    for depth in range(deepest, 0, -1):
+        blocks = _blocks(rows, depth)
+        if len(blocks) <= MOST_ROWS:
+            return blocks if depth == deepest or len(blocks) >= FEWEST_ROWS else _largest(rows)
+    return _largest(rows)
+
+
+def _blocks(rows: Sequence[_Bars], depth: int) -> list[_Bars]:
+    groups: dict[str, list[_Bars]] = {}
+    for row in rows:
+        groups.setdefault(".".join(row.label.split(".")[:depth]), []).append(row)
+    return [_total(label, group) for label, group in groups.items()]
+
+
+def _largest(rows: Sequence[_Bars]) -> list[_Bars]:
     """Keep the largest rows in the network's order and sum up the rest."""
-    if len(rows) <= MOST_ROWS:
-        return list(rows)
     macs, time_s = sum(row.macs or 0.0 for row in rows) or 1.0, sum(row.time_s for row in rows) or 1.0
     ranked = sorted(range(len(rows)), key=lambda i: -max((rows[i].macs or 0.0) / macs, rows[i].time_s / time_s))
     kept = set(ranked[: MOST_ROWS - 1])
     others = [row for i, row in enumerate(rows) if i not in kept]
-    total = _Bars(
-        f"{units.plural(len(others), 'other')}",
-        sum(row.macs or 0.0 for row in others),
-        sum(row.forward_s for row in others),
-        sum(row.backward_s for row in others),
-    )
-    return [row for i, row in enumerate(rows) if i in kept] + [total]
+    return [row for i, row in enumerate(rows) if i in kept] + [_total(units.plural(len(others), "other"), others)]
+
+
+def _total(label: str, rows: Sequence[_Bars]) -> _Bars:
+    known = [row.macs for row in rows if row.macs is not None]
+    forward_s, backward_s = sum(row.forward_s for row in rows), sum(row.backward_s for row in rows)
+    return _Bars(label, sum(known) if known else None, forward_s, backward_s)
 
 
 def _draw_macs(axes: Axes, rows: Sequence[_Bars], colour: str) -> None:
