@@ -215,7 +215,8 @@ def test_a_model_that_fails_half_way_leaves_the_others_saved(run, tmp_path):
     document = json.loads(path.read_text())
     assert document["profiles"][1]["failure"]
     assert document["profiles"][1]["latency"]["inference"]["median_s"] > 0
-    assert document["comparisons"][1]["training_latency"]["ratio"] is not None
+    assert document["comparisons"][1]["training_latency"] is not None  # without a ratio where the machine is busy
+    assert document["profiles"][2]["latency"]["training"]["median_s"] > 0
 
 
 def test_ctrl_c_saves_what_was_measured(run, monkeypatch):
