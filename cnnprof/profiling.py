@@ -207,6 +207,8 @@ def _subject(
         raise UsageError(f"{model!r} is {type(model).__name__}; a model is an nn.Module or a MODEL string")
     own = inputs if inputs is not None else found.inputs if input_size is None else None
     size = _sized(input_size, found.input_size or _own_size(found.module))
+    if own is None and size is None:
+        own = _example(found.module)
     _checked_count("batch size", batch_size)
     if own is None and size is None:
         raise UsageError(f"{found.name} does not say what it is fed; give --input-size, such as 3x224x224")
@@ -226,7 +228,15 @@ def _own_size(module: nn.Module) -> Size | None:
     if isinstance(config, dict) and "input_size" in config:
         return tuple(config["input_size"])
     example = getattr(module, "example_input_array", None)
-    return tuple(example.shape[1:]) if isinstance(example, torch.Tensor) else None
+    if not isinstance(example, torch.Tensor) or not example.is_floating_point():
+        return None
+    return tuple(example.shape[1:])
+
+
+def _example(module: nn.Module) -> Any:
+    """Return Lightning's example_input_array where it is more than an image: several inputs, named ones, integers."""
+    example = getattr(module, "example_input_array", None)
+    return (example,) if isinstance(example, dict) else example
 
 
 def _sized(asked: Sequence[int] | int | None, own: Size | None) -> Size | None:

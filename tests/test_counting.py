@@ -244,6 +244,35 @@ def test_nothing_of_the_callers_is_changed(module):
         assert torch.equal(after["tensors"][name][2], value)
 
 
+@pytest.mark.parametrize(
+    ("example", "macs", "size"),
+    [
+        (torch.randn(5, 4), 8, (4,)),
+        ((torch.randn(3, 4),), 24, None),
+        ({"x": torch.randn(3, 4)}, 24, None),
+        (torch.zeros(3, 4, dtype=torch.long), 24, None),
+    ],
+    ids=["image", "tuple", "dict", "integers"],
+)
+def test_lightnings_example_inputs_are_taken(example, macs, size):
+    class Lightning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.example_input_array = nn.Linear(4, 2), example
+
+        def forward(self, x):
+            return self.linear(x.float())
+
+    analysis = cnnprof.analyze(Lightning())
+    assert (analysis.macs, analysis.input_size) == (macs, size)
+
+
+def test_a_modules_default_cfg_is_taken():
+    module = nn.Linear(4, 2)
+    module.default_cfg = {"input_size": (3, 4)}
+    assert cnnprof.analyze(module).macs == 3 * 8
+
+
 def test_keyword_and_several_inputs():
     class Two(nn.Module):
         def __init__(self):
