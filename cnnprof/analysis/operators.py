@@ -147,7 +147,7 @@ def _effect(name: str, args: Any, output: Output) -> Effect:
 
 
 def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> Effect:
-    """Add the parts of a composite up; tools that read a traced graph see it whole, by a rule or not at all."""
+    """Add the parts of a composite up; it is uncounted where a part is, and tools that read graphs see it whole."""
     fvcore_flops = sum(part.fvcore_flops for part in parts)
     fvcore_activations = sum(part.fvcore_activations for part in parts)
     if name not in conventions.TAKEN_APART:
@@ -167,7 +167,7 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
         torch_misses=sum(part.torch_misses for part in parts),
         fvcore_flops=fvcore_flops,
         fvcore_activations=fvcore_activations,
-        uncounted=tuple(operator for part in parts for operator in part.uncounted),
+        uncounted=(name.removeprefix("aten::"),) if any(part.uncounted for part in parts) else (),
     )
 
 

@@ -634,11 +634,14 @@ def not_counted(analysis: Analysis) -> str:
 def analysis_headline(analysis: Analysis) -> str:
     """Resnet50 has 25,557,032 parameters and takes 4.09 GMACs an image."""
     macs = units.count(analysis.macs / analysis.batch_size)
-    return f"{analysis.model} has {units.integer(analysis.params)} parameters and takes {_macs_noun(macs)} an image."
+    return (
+        f"{analysis.model} has {units.integer(analysis.params)} parameters and takes {counted(macs, 'MACs')} an image."
+    )
 
 
-def _macs_noun(count: str) -> str:
-    return f"{count}MACs" if count[-1].isalpha() else f"{count} MACs"
+def counted(count: str, noun: str) -> str:
+    """4.09 G, MACs -> 4.09 GMACs; 0, MACs -> 0 MACs."""
+    return f"{count}{noun}" if count[-1].isalpha() else f"{count} {noun}"
 
 
 def analysis_header(analysis: Analysis) -> str:

@@ -126,13 +126,14 @@ def analysis(record: Analysis, depth: int, sort: str | None, explain: bool) -> R
     size = units.size(record.input_size) if record.input_size else "its own inputs"
     batch = f" · batch {record.batch_size}" if record.batch_size != 1 else ""
     how = tables.how(record)
+    flops = tables.counted(units.count(record.flops / record.batch_size), "FLOPs")
     parts: list[RenderableType] = [
         Text(f"{record.model} · {size}{batch} · {how}"),
         Text(),
         Fitted(tree.table(record, depth, sort)),
         Text(),
         Text(
-            f"{tables.not_counted(record)} {units.count(record.flops / record.batch_size)}FLOPs an image (2 x MACs), "
+            f"{tables.not_counted(record)} {flops} an image (2 x MACs), "
             f"{units.bytes_(record.totals.param_bytes)} of weights. --depth {depth + 1} shows more."
         ),
     ]
