@@ -135,6 +135,7 @@ def test_a_loss_from_a_file(run, tmp_path):
         (["profile", "cnn", "-o", ""], "-o ''"),
         (["profile", "cnn", "-o", "-"], "--json writes to stdout"),
         (["profile", "cnn", "-o", ".json"], "-o '.json'"),
+        (["analyze", "torch.nn:Linear(4,2)", "--input-size", "5"], "refused its input 1x3x5x5"),
         (["models", "zzzz"], "'zzzz'"),
         (["report", "none.json"], "cannot be read"),
         (["frobnicate"], "No such command 'frobnicate'; see"),

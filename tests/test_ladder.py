@@ -83,6 +83,12 @@ def test_a_size_that_does_not_fit_the_memory_is_not_tried_on_the_cpu():
         cnnprof.analyze(nn.Conv2d(3, 8, 3), (4, 10_000_000, 10_000_000))
 
 
+def test_a_refusal_is_not_logged_too(caplog):
+    with pytest.raises(UsageError, match=r"refused its input 1x3x5: "):
+        cnnprof.analyze(nn.Sequential(nn.Linear(4, 2)), (3, 5))
+    assert caplog.records == []
+
+
 def tries_and_goes_on(net, x):
     with contextlib.suppress(RuntimeError):
         net.tried(x)

@@ -5,6 +5,7 @@ given to the module that was entered last. The ladder: tensors without storage o
 CPU, where the network makes tensors of its own; a real pass, where what it does depends on values.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -171,8 +172,19 @@ def _fake_tensors() -> Iterator[shadows.StandIn]:
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
-    with FakeTensorMode(allow_non_fake_inputs=True), _unfused():
+    with FakeTensorMode(allow_non_fake_inputs=True), _unfused(), _unlogged(FakeTensorMode.__module__):
         yield fake
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Keep a logger of torch quiet, which logs what it raises, traceback and all."""
+    log = logging.getLogger(name)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager
@@ -207,7 +219,7 @@ _STAGES: Mapping[Rung, Callable[[], AbstractContextManager[shadows.StandIn]]] = 
 def _unusual_tensors_refused() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # a tensor of an unusual kind may raise anything
+    except (RuntimeError, TypeError, AssertionError) as error:  # what torch and copy raise on unusual kinds of tensors
         raise Refused(f"it holds what cannot be stood in for: {first_line(error)}") from error
 
 
