@@ -216,7 +216,7 @@ def analyze(
     quiet: Quiet = False,
     strict: Strict = False,
 ) -> None:
-    """Count parameters, MACs and activations by layer on shapes alone: nothing is run."""
+    """Count parameters, MACs and activations by layer, on shapes alone."""
     from cnnprof.reporting import tree
 
     tree.check(depth, sort)

@@ -158,7 +158,6 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
         operator=name,
         calls=sum(part.calls for part in parts),
         macs=sum(part.macs for part in parts),
-        weight_gradient_macs=sum(part.weight_gradient_macs for part in parts),
         activations=sum(part.activations for part in parts),
         read_bytes=sum(part.read_bytes for part in parts),
         written_bytes=sum(part.written_bytes for part in parts),

@@ -651,10 +651,11 @@ def analysis_header(analysis: Analysis) -> str:
 
 
 def how(analysis: Analysis) -> str:
-    """Say what was done to count: nothing was run, or one pass was."""
+    """Say what was done to count: nothing was run, or one pass was, or by other tools that were asked."""
     step = "" if analysis.mode == "inference" else "forward and backward · "
-    run = "one pass was run on the CPU" if analysis.rung == "cpu" else "nothing was run"
-    return step + run
+    if analysis.rung == "cpu":
+        return f"{step}one pass was run on the CPU"
+    return step + ("counted on shapes alone" if analysis.opinions else "nothing was run")
 
 
 def training_text(analysis: Analysis) -> str:
