@@ -117,6 +117,12 @@ Amp = Annotated[bool, typer.Option("--amp", help="Autocast to bfloat16.")]
 ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Lay images and weights out with channels last.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; torch's own number by default.")]
+Margin = Annotated[str, typer.Option("--margin", help="Candidates whose times differ by less are equal.")]
+Processes = Annotated[bool, typer.Option("--processes", help="Run every session in a process of its own.")]
+Over = Annotated[
+    list[str] | None,
+    typer.Option("--over", metavar="NAME=V,V", help="Try values of a setting or an argument: batch-size=1,8,64."),
+]
 Seconds = Annotated[
     float | None, typer.Option("--time", help="Seconds of measuring: 10, and 5 a model beyond two, by default.")
 ]
@@ -156,6 +162,9 @@ def compare(
     threads: Threads = None,
     time_s: Seconds = None,
     ci: Ci = "0.5%",
+    margin: Margin = "2%",
+    processes: Processes = False,
+    over: Over = None,
     seed: Seed = 42,
     allocator: Allocator = "kept",
     loss: Loss = None,
@@ -166,7 +175,7 @@ def compare(
     strict: Strict = False,
 ) -> None:
     """Compare models by parameters, MACs, time and memory: the main job."""
-    if len(models) < 2:
+    if len(models) < 2 and not over:
         raise UsageError(f"compare takes two models or more and was given {models[0]!r} alone; try cnnprof profile")
     _measure(models, locals())
 
@@ -185,6 +194,12 @@ def profile(
     threads: Threads = None,
     time_s: Seconds = None,
     ci: Ci = "0.5%",
+    margin: Margin = "2%",
+    processes: Processes = False,
+    over: Over = None,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE.json", help="Save a profiled pass in Chrome's format.")
+    ] = None,
     seed: Seed = 42,
     allocator: Allocator = "kept",
     loss: Loss = None,
@@ -291,9 +306,11 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
     """Run compare or profile: check what can be checked first, measure, save, show."""
     places = [] if options["no_report"] else _places(options["output"]) or [REPORTS]
     size = _size(options["input_size"])
+    over = _over(options["over"])
     settings: dict[str, Any] = {name: options[name] for name in _SETTINGS} | {
         "compile": options["compile_"],
-        "ci": _share(options["ci"]),
+        "ci": _share("--ci", options["ci"]),
+        "margin": _share("--margin", options["margin"]),
         "modes": _modes(options["mode"]),
     }
     with _only_json_on_stdout(options["as_json"]) as console:
@@ -302,17 +319,23 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
             from cnnprof.models import catalog
         from cnnprof.reporting import terminal
 
-        loss = catalog.load_callable(options["loss"]) if options["loss"] else None
+        names = [each for name in names for each in catalog.varied(name, over)]
         keeper = _Keeper(places)
         with _screen(options["quiet"] or options["as_json"]) as screen:
             listener = _both(keeper, screen)
-            arguments = {"input_size": size, "batch_size": options["batch_size"], "loss": loss, "listener": listener}
+            arguments = {
+                "input_size": size,
+                "batch_size": options["batch_size"],
+                "loss": options["loss"],
+                "listener": listener,
+            }
             run: Run
             try:
                 if len(names) > 1:
                     run = profiling.compare(list(names), **arguments, **settings)
                 else:
-                    run = profiling.profile(names[0], **arguments, **settings)
+                    instruments = profiling.Instruments.tracing(trace) if (trace := options.get("trace")) else None
+                    run = profiling.profile(names[0], instruments=instruments, **arguments, **settings)
             except profiling.Interrupted as interrupted:
                 run = interrupted.run
         targets = keeper.finish(run)
@@ -326,7 +349,7 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
     raise typer.Exit(_code(run, options["strict"]))
 
 
-_SETTINGS = ("device", "dtype", "amp", "channels_last", "threads", "time_s", "seed", "allocator")
+_SETTINGS = ("device", "dtype", "amp", "channels_last", "threads", "processes", "time_s", "seed", "allocator")
 
 
 def _code(run: "Run", strict: bool) -> int:
@@ -506,6 +529,8 @@ def _stem(run: "Run") -> str:
         f"ci{given.ci}": given.ci != usual.ci,
         f"seed{given.seed}": given.seed != usual.seed,
         f"{given.allocator}-allocator": given.allocator != usual.allocator,
+        f"margin{given.margin}": given.margin != usual.margin,
+        "processes": given.processes,
         _slug(given.loss): given.loss != usual.loss,
     }
     name = "-".join(["-vs-".join(parts), *(text for text, differs in settings.items() if differs)])
@@ -535,13 +560,25 @@ def _size(text: str | None) -> tuple[int, ...] | int | None:
     return int(parts[0]) if len(parts) == 1 else tuple(int(part) for part in parts)
 
 
-def _share(text: str) -> float:
+def _over(texts: Sequence[str] | None) -> dict[str, list[str]]:
+    """Read NAME=V,V,...: commas within brackets and quotes are of a value."""
+    over: dict[str, list[str]] = {}
+    for text in texts or ():
+        name, _, values = text.partition("=")
+        listed = re.findall(r"(?:[^,()\[\]'\"]|\([^)]*\)|\[[^\]]*\]|'[^']*'|\"[^\"]*\")+", values)
+        if not name.strip() or not listed:
+            raise UsageError(f"--over {text!r}: NAME=VALUE,VALUE was expected, such as batch-size=1,8,64")
+        over[name.strip()] = [value.strip() for value in listed]
+    return over
+
+
+def _share(option: str, text: str) -> float:
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         share = 0.0
     if not 0 < share < 1:
-        raise UsageError(f"--ci {text!r}: a share was expected, such as 0.5% or 0.005")
+        raise UsageError(f"{option} {text!r}: a share was expected, such as 0.5% or 0.005")
     return share
 
 

@@ -5,31 +5,26 @@ models -> analyzed on shapes -> measured in sessions -> looked into once by the 
 
 import dataclasses
 import datetime
-import itertools
-import math
 import shlex
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from typing import Any, Literal, TypedDict, Unpack
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
-import torch
 from torch import nn
 
-from cnnprof import machine, statistics
+from cnnprof import machine, statistics, timing
 from cnnprof.analysis import counts
 from cnnprof.analysis.mixing import mixing
 from cnnprof.analysis.opinions import TOOLS, Tool
 from cnnprof.comparison.doubts import doubts
-from cnnprof.comparison.ratios import contrast, time_ratio
+from cnnprof.comparison.ratios import contrast
 from cnnprof.errors import UsageError, said
-from cnnprof.inputs import Inputs
+from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.measurement import latency, memory, operators, steps
-from cnnprof.models import catalog
 from cnnprof.models.residual import ResNet
 from cnnprof.records import (
     MODES,
@@ -45,29 +40,10 @@ from cnnprof.records import (
     Profile,
     Run,
     Settings,
-    Size,
     TimeByLayer,
 )
-
-Model = nn.Module | str
-"""A module, or a MODEL string."""
-
-
-class Options(TypedDict, total=False):
-    """Settings that may be given by name; see Settings for their meaning and defaults."""
-
-    device: str
-    dtype: str
-    amp: bool
-    channels_last: bool
-    compile: bool
-    threads: int | None
-    modes: tuple[Mode, ...]
-    time_s: float | None
-    ci: float
-    seed: int
-    margin: float
-    allocator: Literal["kept", "system"]
+from cnnprof.subjects import Loss, Model, Options, Subject, checked, settings_of, subject_of, told_apart
+from cnnprof.timing import Candidates, Workbench
 
 
 @dataclass(frozen=True)
@@ -84,6 +60,11 @@ class Instruments:
 
     clock: latency.Clock = field(default_factory=latency.Clock)
     profiled: Callable[[steps.Step], operators.Pass] = operators.profiled
+
+    @classmethod
+    def tracing(cls, path: Path) -> "Instruments":
+        """Save the last profiled pass of a model to a file, too."""
+        return cls(profiled=partial(operators.profiled, trace=path))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -119,8 +100,8 @@ def analyze(
     unknown = [tool for tool in tools if tool not in TOOLS]
     if unknown or (tools and mode != "inference"):
         raise UsageError(f"second opinion of {tools!r}: {' or '.join(TOOLS)} of a forward pass was expected")
-    subject = _subject(None, model, input_size, batch_size, inputs)
-    return _analyzed(subject, batch_size, mode, tools)
+    subject = subject_of(None, model, input_size, batch_size, inputs)
+    return _analyzed(subject, subject.own.batch_size or batch_size, mode, tools)
 
 
 def profile(
@@ -129,7 +110,7 @@ def profile(
     batch_size: int = 8,
     *,
     inputs: Any = None,
-    loss: steps.Loss | None = None,
+    loss: Loss | str | None = None,
     listener: Listener | None = None,
     instruments: Instruments | None = None,
     **options: Unpack[Options],
@@ -138,8 +119,8 @@ def profile(
 
     Raises UsageError for unusable input, and Interrupted, with what was measured, at Ctrl-C.
     """
-    settings = _settings(input_size, batch_size, options, loss)
-    subject = _subject(None, model, input_size, batch_size, inputs)
+    settings = settings_of(input_size, batch_size, options, loss)
+    subject = subject_of(None, model, input_size, batch_size, inputs)
     run = _measured([subject], settings, loss, listener or Listener(), instruments or Instruments(), alone=True)
     assert isinstance(run, Profile)
     return run
@@ -151,7 +132,7 @@ def compare(
     batch_size: int = 8,
     *,
     inputs: Any = None,
-    loss: steps.Loss | None = None,
+    loss: Loss | str | None = None,
     listener: Listener | None = None,
     instruments: Instruments | None = None,
     **options: Unpack[Options],
@@ -166,166 +147,17 @@ def compare(
     named = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
     if len(named) < 2:
         raise UsageError(f"compare takes two models or more and was given {len(named)}; `profile` looks at one")
-    settings = _settings(input_size, batch_size, options, loss)
-    subjects = _told_apart([_subject(name, model, input_size, batch_size, inputs) for name, model in named])
+    settings = settings_of(input_size, batch_size, options, loss)
+    subjects = told_apart([subject_of(name, model, input_size, batch_size, inputs) for name, model in named])
     run = _measured(subjects, settings, loss, listener or Listener(), instruments or Instruments(), alone=False)
     assert isinstance(run, Comparison)
     return run
 
 
-# From a model to what is measured ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """A model under its name, with the inputs it is given."""
-
-    name: str
-    resolved: str
-    module: nn.Module
-    build: Callable[[], nn.Module]
-    input_size: Size | None
-    own_inputs: Inputs | None
-
-    def inputs(self, batch_size: int, seed: int) -> Inputs:
-        """Return what it is fed when it is measured."""
-        if self.own_inputs is not None:
-            return self.own_inputs
-        assert self.input_size is not None
-        return Inputs.random(self.input_size, batch_size, seed)
-
-
-def _subject(
-    name: str | None, model: Model, input_size: Sequence[int] | int | None, batch_size: int, inputs: Any
-) -> _Subject:
-    if isinstance(model, str):
-        found = catalog.resolve(model)
-    elif isinstance(model, nn.Module):
-        kind = type(model).__name__
-        found = catalog.NamedModel(name or kind, kind, model, lambda: catalog.copied(model), _own_size(model))
-    else:
-        raise UsageError(f"{model!r} is {type(model).__name__}; a model is an nn.Module or a MODEL string")
-    own = inputs if inputs is not None else found.inputs if input_size is None else None
-    size = _sized(input_size, found.input_size or _own_size(found.module))
-    if own is None and size is None:
-        own = _example(found.module)
-    _checked_count("batch size", batch_size)
-    if own is None and size is None:
-        raise UsageError(f"{found.name} does not say what it is fed; give --input-size, such as 3x224x224")
-    return _Subject(
-        name or found.name,
-        found.resolved,
-        found.module,
-        found.build,
-        None if own is not None else size,
-        None if own is None else Inputs.of(own),
-    )
-
-
-def _own_size(module: nn.Module) -> Size | None:
-    """Read the size that a module carries: timm's default_cfg, or the shape of Lightning's example_input_array."""
-    config = getattr(module, "default_cfg", None)
-    if isinstance(config, dict) and "input_size" in config:
-        return tuple(config["input_size"])
-    example = getattr(module, "example_input_array", None)
-    if not isinstance(example, torch.Tensor) or not example.is_floating_point():
-        return None
-    return tuple(example.shape[1:])
-
-
-def _example(module: nn.Module) -> Any:
-    """Return Lightning's example_input_array where it is more than an image: several inputs, named ones, integers."""
-    example = getattr(module, "example_input_array", None)
-    return (example,) if isinstance(example, dict) else example
-
-
-def _sized(asked: Sequence[int] | int | None, own: Size | None) -> Size | None:
-    """Take the size that was asked for, else the model's own; a number alone is the side of a square image."""
-    size = _checked_size(asked)
-    if size is not None and isinstance(asked, int):
-        return (*(own[:-2] if own else (3,)), *size, *size)
-    return size or own
-
-
-def _checked_size(size: Sequence[int] | int | None) -> Size | None:
-    if size is None:
-        return None
-    lengths = tuple(size) if isinstance(size, Iterable) else (size,)
-    if not lengths or not all(_is_count(length) for length in lengths):
-        raise UsageError(f"input size {size!r}: positive whole numbers without the batch were expected: 3, 224, 224")
-    return lengths
-
-
-def _checked_count(what: str, number: int) -> None:
-    if not _is_count(number):
-        raise UsageError(f"{what} {number!r}: a whole number of at least 1 was expected")
-
-
-def _is_count(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
-
-
-def _told_apart(subjects: Sequence[_Subject]) -> list[_Subject]:
-    """Number the later ones of equal names, so that a model can be compared with itself."""
-    seen: dict[str, int] = {}
-    apart = []
-    for subject in subjects:
-        seen[subject.name] = seen.get(subject.name, 0) + 1
-        number = seen[subject.name]
-        apart.append(subject if number == 1 else dataclasses.replace(subject, name=f"{subject.name} ({number})"))
-    return apart
-
-
-def _settings(
-    input_size: Sequence[int] | int | None, batch_size: int, options: Options, loss: steps.Loss | None = None
-) -> Settings:
-    given: dict[str, Any] = dict(options)
-    if loss is not None:
-        given["loss"] = getattr(loss, "__qualname__", type(loss).__name__)
-    settings = Settings(batch_size=batch_size, input_size=_checked_size(input_size), **given)
-    settings = dataclasses.replace(settings, device=_device(given.get("device", "auto")))
-    if settings.threads is not None:
-        _checked_count("threads", settings.threads)
-    if settings.time_s is not None and not 0 < settings.time_s < math.inf:
-        raise UsageError(f"time {settings.time_s!r}: a number of seconds above 0 was expected")
-    if not 0 < settings.ci < 1:
-        raise UsageError(f"ci {settings.ci!r}: a share between 0 and 1 was expected, such as 0.005")
-    if not 0 <= settings.seed < SEEDS:
-        raise UsageError(f"seed {settings.seed!r}: a whole number from 0 to {SEEDS - 1} was expected")
-    if settings.allocator not in ("kept", "system"):
-        raise UsageError(f"allocator {settings.allocator!r}: kept or system was expected")
-    if settings.dtype not in DTYPES:
-        raise UsageError(f"dtype {settings.dtype!r}: one of {', '.join(DTYPES)} was expected")
-    unknown = [mode for mode in settings.modes if mode not in MODES]
-    if unknown or not settings.modes:
-        raise UsageError(f"mode {unknown or settings.modes!r}: {' or '.join(MODES)} was expected")
-    return settings
-
-
-SEEDS = 2**32
-"""As many as every generator takes."""
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-
-
-def _device(asked: str) -> str:
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        raise UsageError(f"device {asked!r}: auto, cpu, cuda or cuda:1 was expected") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count() or "none"
-        raise UsageError(f"device {asked!r}: torch {torch.__version__} finds {found} here; use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {asked!r}: cnnprof measures on cpu and cuda")
-    return asked
-
-
 # Shapes alone --------------------------------------------------------------------------------------------------------
 
 
-def _analyzed(subject: _Subject, batch_size: int = 1, mode: Mode = "inference", tools: Sequence[Tool] = ()) -> Analysis:
+def _analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", tools: Sequence[Tool] = ()) -> Analysis:
     analysis = counts.analyze(
         subject.module,
         _shapes(subject, batch_size),
@@ -340,7 +172,7 @@ def _analyzed(subject: _Subject, batch_size: int = 1, mode: Mode = "inference", 
     return dataclasses.replace(analysis, doubts=(*analysis.doubts, *without_bottleneck))
 
 
-def _shapes(subject: _Subject, batch_size: int) -> Inputs:
+def _shapes(subject: Subject, batch_size: int) -> Inputs:
     if subject.own_inputs is not None:
         return subject.own_inputs
     assert subject.input_size is not None
@@ -351,41 +183,51 @@ def _shapes(subject: _Subject, batch_size: int) -> Inputs:
 
 
 def _measured(
-    subjects: Sequence[_Subject],
+    subjects: Sequence[Subject],
     settings: Settings,
-    loss: steps.Loss | None,
+    loss: Loss | str | None,
     listener: Listener,
     instruments: Instruments,
     alone: bool,
 ) -> Run:
-    """Analyze, measure in sessions, look into one profiled pass of each, and write down every state on the way."""
+    """Analyze, measure in sessions, look into profiled passes of each, and write down every state on the way."""
+    for subject in subjects:
+        checked(settings.of(subject.own))
     exact = {subject.name: _exact(subject, settings) for subject in subjects}
-    with _threads(settings.threads), _undisturbed(settings.device):
+    bench = Workbench(subjects, settings, loss)
+    with timing.surroundings(settings):
         start = _Start.of(settings)
-        document = start.profile if alone else start.comparison
-        candidates = exact
-        run = document(candidates, partial=True)
-        listener.update(run)
-        try:
-            with machine.kept_allocator(settings.allocator == "kept"):
-                for candidates in _measurements(subjects, exact, settings, loss, listener, instruments):
-                    run = document(candidates, partial=True)
-                    listener.update(run)
-        except KeyboardInterrupt:
-            raise Interrupted(run) from None
-    return document(candidates, partial=False)
+        states = _measurements(bench, exact, listener, instruments)
+        return _written_down(start.profile if alone else start.comparison, exact, states, listener)
 
 
-def _exact(subject: _Subject, settings: Settings) -> Candidate:
+def _written_down(
+    document: "Callable[[Candidates, bool], Run]", known: Candidates, states: Iterator[Candidates], listener: Listener
+) -> Run:
+    """Tell the listener each state; at Ctrl-C the last one is what was measured."""
+    run = document(known, True)
+    listener.update(run)
+    try:
+        for known in states:
+            run = document(known, True)
+            listener.update(run)
+    except KeyboardInterrupt:
+        raise Interrupted(run) from None
+    return document(known, False)
+
+
+def _exact(subject: Subject, settings: Settings) -> Candidate:
     analysis = _analyzed(subject)
-    if "training" in settings.modes and not _trainable(subject):
+    if "training" in settings.modes and not subject.trainable:
         doubt = Doubt(subject.name, "it has no parameter that requires a gradient: no training step was measured")
         analysis = dataclasses.replace(analysis, doubts=(*analysis.doubts, doubt))
-    return Candidate(name=subject.name, analysis=analysis, mixing=mixing(subject.module, _shapes(subject, 1)))
-
-
-def _trainable(subject: _Subject) -> bool:
-    return any(parameter.requires_grad for parameter in subject.module.parameters())
+    return Candidate(
+        name=subject.name,
+        analysis=analysis,
+        batch_size=analysis.batch_size if subject.own_inputs else settings.of(subject.own).batch_size,
+        settings=subject.own,
+        mixing=mixing(subject.module, _shapes(subject, 1)),
+    )
 
 
 @dataclass(frozen=True)
@@ -436,191 +278,68 @@ def _commit() -> str | None:
         return None
 
 
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _undisturbed(device: str) -> Iterator[None]:
-    """Leave the caller's random state, gradient modes and warnings out of what is measured, and as they are."""
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        warnings.catch_warnings(action="ignore"),
-    ):
-        yield
-
-
-Candidates = dict[str, Candidate]
-Prepare = Callable[[_Subject, Mode], steps.Step]
-
-
 def _measurements(
-    subjects: Sequence[_Subject],
-    candidates: Candidates,
-    settings: Settings,
-    loss: steps.Loss | None,
-    listener: Listener,
-    instruments: Instruments,
+    bench: Workbench, exact: Candidates, listener: Listener, instruments: Instruments
 ) -> Iterator[Candidates]:
     """Yield what is known after each session, then after each candidate's profiled passes."""
-    named = {subject.name: subject for subject in subjects}
-    drawn = cache(lambda name: named[name].inputs(settings.batch_size, settings.seed))
-    seeds = itertools.count(settings.seed)
-
-    def prepare(subject: _Subject, mode: Mode) -> steps.Step:
-        torch.manual_seed(next(seeds) % SEEDS)
-        return steps.prepare(subject.build(), drawn(subject.name).cloned(), mode, settings, loss)
-
-    makers = {
-        mode: {
-            subject.name: partial(_call, prepare, subject, mode)
-            for subject in subjects
-            if mode == "inference" or _trainable(subject)
-        }
-        for mode in settings.modes
-    }
-    for latencies, failures in timed(makers, settings, listener, instruments.clock):
-        candidates = {
-            name: dataclasses.replace(
-                candidate, latency=latencies.get(name, ByMode()), failure=_failure(name, failures)
-            )
-            for name, candidate in candidates.items()
-        }
+    plan, candidates = timing.Plan(), exact
+    stream = bench.sessions()
+    for candidates in timing.timed(exact, stream, bench.settings, instruments.clock, plan, listener.progress):
         yield candidates
-    for subject in subjects:
-        looked = _looked_into(subject, candidates[subject.name], settings, prepare, instruments)
+    for subject in bench.subjects:
+        with latency.torch_threads(subject.own.threads):
+            looked = _looked_into(bench, subject, candidates[subject.name], instruments)
         candidates = {**candidates, subject.name: looked}
         yield candidates
 
 
-def _failure(name: str, failures: Mapping[tuple[str, Mode], str]) -> str | None:
-    """Say why a candidate failed, in both modes at once where it is the same."""
-    reasons: dict[str, list[str]] = {}
-    for (failed, mode), why in failures.items():
-        if failed == name:
-            reasons.setdefault(why, []).append(mode)
-    return "; ".join(f"{' and '.join(modes)}: {why}" for why, modes in reasons.items()) or None
+# A look with the profiler --------------------------------------------------------------------------------------------
 
 
-def _call(prepare: Prepare, subject: _Subject, mode: Mode) -> latency.Call:
-    return prepare(subject, mode).run
-
-
-# Sessions until the time is spent, or the intervals are narrow -------------------------------------------------------
-
-
-def timed(
-    makers: Mapping[Mode, Mapping[str, Callable[[], latency.Call]]],
-    settings: Settings,
-    listener: Listener,
-    clock: latency.Clock,
-) -> Iterator[tuple[dict[str, ByMode[Latency]], Mapping[tuple[str, Mode], str]]]:
-    """Yield the latencies by candidate and mode, and what failed in which mode, after each session."""
-    names = list(dict.fromkeys(name for mode in makers.values() for name in mode))
-    time_s = settings.time_s or max(10.0, 5.0 * len(names))
-    on_cuda = torch.device(settings.device).type == "cuda"
-    started = clock.now()
-    stream = latency.sessions(
-        makers,
-        session_s=time_s / SESSIONS_AT_MOST / len(makers),
-        seed=settings.seed,
-        clock=dataclasses.replace(clock, threads=lambda: 1) if on_cuda else clock,
-        timer=latency.cuda_timer(settings.device) if on_cuda else None,
-        progress=lambda: listener.progress(min(1.0, (clock.now() - started) / time_s)),
-    )
-    measured: list[latency.Session] = []
-    for session in stream:
-        measured.append(session)
-        latencies = {name: _by_mode(name, measured) for name in names}
-        yield latencies, session.failures
-        spent = clock.now() - started
-        # The passes that follow take about as long as a session: they belong to the same time.
-        if len(measured) >= statistics.MIN_SESSIONS and spent * (1 + 1.25 / len(measured)) >= time_s:
-            return
-        if _narrow(list(latencies.values()), settings):
-            return
-
-
-SESSIONS_AT_MOST = 10
-"""The time is cut into so many sessions; fewer where one burst of every candidate takes longer."""
-
-
-def _by_mode(name: str, measured: Sequence[latency.Session]) -> ByMode[Latency]:
-    return ByMode(**{mode: _latency(name, mode, measured) for mode in MODES})
-
-
-def _latency(name: str, mode: Mode, measured: Sequence[latency.Session]) -> Latency | None:
-    samples = [session.samples[name, mode] for session in measured if (name, mode) in session.samples]
-    if not samples:
-        return None
-    return Latency(
-        sessions=tuple(sample.times_s for sample in samples),
-        cpu_shares=tuple(sample.cpu_share for sample in samples),
-        waited_shares=tuple(sample.waited_share for sample in samples),
-    )
-
-
-def _narrow(latencies: Sequence[ByMode[Latency]], settings: Settings) -> bool:
-    """Say whether every interval is as narrow as was asked, over sessions enough."""
-    return all(
-        bounds is not None and number >= latency.SESSIONS_WANTED and statistics.half_width(bounds) <= settings.ci
-        for mode in MODES
-        for bounds, number in _intervals([latency_[mode] for latency_ in latencies], settings.margin)
-    )
-
-
-def _intervals(latencies: Sequence[Latency | None], margin: float) -> list[tuple[statistics.Interval | None, int]]:
-    """Return the intervals of the ratios to the first, and their sessions; of the times where there is no ratio."""
-    ratios = [time_ratio(latencies[0], other, margin) for other in latencies[1:]]
-    found = [(ratio.ci95, ratio.sessions) for ratio in ratios if ratio is not None]
-    return found or [(each.ci95_s, len(each.counted)) for each in latencies if each is not None]
-
-
-# One look with the profiler ------------------------------------------------------------------------------------------
-
-
-def _looked_into(
-    subject: _Subject, candidate: Candidate, settings: Settings, prepare: Prepare, instruments: Instruments
-) -> Candidate:
-    """Add the peak memory of each mode, and where the time of the last one goes."""
+def _looked_into(bench: Workbench, subject: Subject, candidate: Candidate, instruments: Instruments) -> Candidate:
+    """Add the peak memory of each mode, where the time of the last one goes, and whether its numbers are numbers."""
     peaks: dict[Mode, Memory] = {}
     where: TimeByLayer | None = None
     failures = [candidate.failure] if candidate.failure else []
+    not_numbers: list[Mode] = []
     for mode, latency_ in candidate.latency.items():
         try:
-            step = prepare(subject, mode)
-            if torch.device(settings.device).type == "cuda":
-                peaks[mode] = memory.cuda_peak(step, settings.device)
-                continue
+            step = bench.step(subject, mode)
+            on_cuda = memory.cuda_peak(step, step.device) if step.on_cuda else None
             before = memory.standing_bytes(step.standing())
             seen = instruments.profiled(step)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything; what was measured is kept
             failures.append(f"{mode}, profiled: {said(error)}")
             continue
-        peaks[mode] = memory.peak(before + seen.kept_bytes, seen.allocations)
-        where = _time_by_layer(step.module, seen, mode, latency_)
+        peaks[mode] = on_cuda or memory.peak(before + seen.kept_bytes, seen.allocations)
+        where = None if step.compiled else _time_by_layer(step.module, seen, mode, latency_)
+        not_numbers += [mode] if _holds_nan(seen.result) else []
     return dataclasses.replace(
         candidate,
         memory=ByMode(**peaks),
-        time=None if settings.compile else where,
+        time=where,
+        not_numbers=tuple(not_numbers),
         failure="; ".join(failures) or None,
     )
 
 
+def _holds_nan(result: Any) -> bool:
+    return any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in tensors_in(result))
+
+
 def _time_by_layer(module: nn.Module, seen: operators.Pass, mode: Mode, latency_: Latency) -> TimeByLayer:
     kinds = {path: type(part).__name__ for path, part in module.named_modules()}
-    layers = operators.by_layer(seen.events, kinds, training=mode == "training")
+    training = mode == "training"
+    layers = operators.by_layer(seen.times, kinds, training)
     total_s = sum(layer.forward_s + (layer.backward_s or 0.0) for layer in layers)
-    return TimeByLayer(layers=layers, remainder_s=latency_.median_s - total_s, profiled_s=seen.wall_s)
+    return TimeByLayer(
+        layers=layers,
+        remainder_s=latency_.median_s - total_s,
+        profiled_s=seen.wall_s,
+        operators=operators.by_operator(seen.times, training),
+        passes=seen.passes,
+        mode=mode,
+    )
 
 
 # Any callables -------------------------------------------------------------------------------------------------------
@@ -644,30 +363,15 @@ def compare_calls(
     """
     if len(calls) < 2:
         raise UsageError(f"compare_calls takes two callables or more and was given {len(calls)}")
-    listener = listener or Listener()
-    settings = _settings(
+    settings = settings_of(
         None, 1, {"time_s": time_s, "ci": ci, "margin": margin, "seed": seed, "allocator": allocator, "device": "cpu"}
     )
     settings = dataclasses.replace(settings, modes=("inference",))
     start = _Start.of(settings)
-    candidates: Candidates = {name: Candidate(name, analysis=None) for name in calls}
-    makers: dict[Mode, dict[str, Callable[[], latency.Call]]] = {
-        "inference": {name: partial(_itself, call) for name, call in calls.items()}
-    }
-    run = start.comparison(candidates, partial=True)
-    try:
-        with machine.kept_allocator(allocator == "kept"):
-            for latencies, failures in timed(makers, settings, listener, (instruments or Instruments()).clock):
-                candidates = {
-                    name: Candidate(name, analysis=None, latency=latencies[name], failure=_failure(name, failures))
-                    for name in calls
-                }
-                run = start.comparison(candidates, partial=True)
-                listener.update(run)
-    except KeyboardInterrupt:
-        raise Interrupted(run) from None
-    return start.comparison(candidates, partial=False)
-
-
-def _itself(call: latency.Call) -> latency.Call:
-    return call
+    candidates = {name: Candidate(name, analysis=None) for name in calls}
+    listener, clock = listener or Listener(), (instruments or Instruments()).clock
+    with machine.kept_allocator(allocator == "kept"):
+        states = timing.timed(candidates, timing.of_calls(calls), settings, clock, timing.OF_CALLS, listener.progress)
+        run = _written_down(start.comparison, candidates, states, listener)
+    assert isinstance(run, Comparison)
+    return run

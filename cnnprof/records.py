@@ -6,7 +6,8 @@ stand in the names; text is made in units and reporting alone. Unknown is None; 
 
 import statistics as stdlib_statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Generic, Literal, TypeVar
 
 from cnnprof import statistics
@@ -208,6 +209,12 @@ class Latency:
     """CPU time / wall / threads, by session."""
     waited_shares: tuple[float | None, ...] = ()
     """Share of the time its threads could run that they waited for a processor, by session; None where not told."""
+    bursts: tuple[tuple[int, ...], ...] = ()
+    """How many of a session's times are of its first burst, its second and so on; none: one burst holds all."""
+    first_calls_s: tuple[float, ...] = ()
+    """Seconds of a session's first call, which is no sample."""
+    warm_up_s: float = 0.0
+    """What was spent in the first session until calls got no faster."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where there is nothing to take a median of, or an account of other sessions."""
@@ -215,6 +222,14 @@ class Latency:
             raise ValueError("sessions hold no times above 0")
         if any(len(shares) not in (0, len(self.sessions)) for shares in (self.cpu_shares, self.waited_shares)):
             raise ValueError("cpu_shares and waited_shares are not those of its sessions")
+        if self.bursts and [sum(lengths) for lengths in self.bursts] != [len(times) for times in self.sessions]:
+            raise ValueError("bursts are not those of its sessions")
+
+    def burst_medians_s(self, session: int) -> tuple[float, ...]:
+        """Return the median of each burst of one session: one a round."""
+        times = iter(self.sessions[session])
+        lengths = self.bursts[session] if self.bursts else (len(self.sessions[session]),)
+        return tuple(stdlib_statistics.median(islice(times, length)) for length in lengths)
 
     def starved(self, session: int) -> bool:
         """Say whether the process did not get its processors in that session."""
@@ -239,7 +254,7 @@ class Latency:
     @property
     def ci95_s(self) -> Interval | None:
         """95 % interval of the time over the sessions that count."""
-        return statistics.interval([self.session_median_s(index) for index in self.counted])
+        return statistics.interval([self.burst_medians_s(index) for index in self.counted])
 
     @property
     def cpu_share(self) -> float | None:
@@ -297,14 +312,40 @@ class LayerTime:
 
 
 @dataclass(frozen=True)
+class OperatorTime:
+    """Seconds of one operator over all modules."""
+
+    operator: str
+    calls: int
+    forward_s: float
+    backward_s: float | None
+
+
+@dataclass(frozen=True)
 class TimeByLayer:
-    """Where the time of one pass went: a profiled pass, apart from those that are timed."""
+    """Where the time of a call went, by profiled passes apart from those that are timed: medians over them."""
 
     layers: tuple[LayerTime, ...]
     remainder_s: float | None
-    """The unprofiled latency less the sum of the layers: Python, dispatch, idle threads."""
+    """The unprofiled latency less the sum of the layers: Python and dispatch; on a device, idle and launch time."""
     profiled_s: float
-    """Wall time of the profiled pass."""
+    """Wall time of a profiled pass."""
+    operators: tuple[OperatorTime, ...] = ()
+    passes: int = 1
+    mode: Mode = "inference"
+
+
+@dataclass(frozen=True)
+class Own:
+    """Settings of one candidate; None is the run's."""
+
+    batch_size: int | None = None
+    input_size: Size | None = None
+    dtype: str | None = None
+    amp: bool | None = None
+    channels_last: bool | None = None
+    compile: bool | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -319,8 +360,13 @@ class Candidate:
     memory: ByMode[Memory] = field(default_factory=ByMode)
     training_run: None = None
     time: TimeByLayer | None = None
+    not_numbers: tuple[Mode, ...] = ()
+    """Modes whose outputs, or loss, hold NaN."""
     failure: str | None = None
     """Why the measurement of this candidate stopped; what had been measured by then is kept."""
+    batch_size: int | None = None
+    """Images in a call that is timed."""
+    settings: Own = field(default_factory=Own)
 
 
 @dataclass(frozen=True)
@@ -389,6 +435,8 @@ class Settings:
     threads: int | None = None
     """None: torch's own."""
     modes: tuple[Mode, ...] = MODES
+    processes: bool = False
+    """Every session runs in a process of its own."""
     time_s: float | None = None
     """Seconds of measuring; None: 10, and 5 for each candidate beyond two."""
     ci: float = 0.005
@@ -398,6 +446,10 @@ class Settings:
     allocator: Literal["kept", "system"] = "kept"
     optimizer: str = "sgd(lr=0.001)"
     loss: str = "cross-entropy with random labels for an output (N, C), else the sum of the outputs' means"
+
+    def of(self, own: Own) -> "Settings":
+        """Return the settings of a candidate that has some of its own."""
+        return replace(self, **{name: value for name, value in vars(own).items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Raw samples to medians, intervals and verdicts. No torch, no clock.
 
-A session is the unit of repetition: times within one share its memory layout and the machine's mood, so the error of a
-median or a ratio is taken over sessions (Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013:
-repeat at the level that varies). Ratios and times are positive and multiply, so means and intervals are taken of logs.
+Times come in rounds, rounds in sessions. A session is the unit of repetition: what lies within one shares its memory
+layout and the machine's mood, so the error of a median or a ratio is taken over sessions (Kalibera and Jones, "Rigorous
+benchmarking in reasonable time", ISMM 2013: repeat at the level that varies). Ratios and times are positive and
+multiply, so means and intervals are taken of logs.
 """
 
 import math
-import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 Interval = tuple[float, float]
@@ -23,25 +24,72 @@ MIN_SESSIONS = 3
 
 MAX_WAITED = 0.1
 """A session counts if its threads spent less than this share of the time they could run waiting for a processor.
-Measured on two cores: 0.003 to 0.02 when quiet, 0.31 to 0.45 with one busy loop beside two threads."""
+Measured on two cores: 0 to 0.026 when quiet, 0.31 to 0.45 with one busy loop beside two threads, 0.5 with two."""
+
+TRIMMED, TRIMMED_FROM = 0.2, 10
+"""Of so many sessions or more, this share is left out at either end: a neighbour wrecks single ones."""
+
+RESEMBLANCE = 0.25
+"""How alike the sessions of one run are among those of many runs (their intraclass correlation). Measured
+(bench/README): the ratio of unlike networks differs between runs by half as much as between sessions."""
+
+LIKE = 0.25
+"""Candidates whose times differ by less than this, in logs, are alike: what a run does to one it does to the other."""
+
+Rounds = Sequence[Sequence[float]]
+"""One value a round, by session."""
 
 
-def center(values: Sequence[float]) -> float:
-    """Return the geometric mean of one value a session."""
-    return math.exp(statistics.fmean(math.log(value) for value in values))
+def center(sessions: Rounds) -> float:
+    """Return the geometric mean over sessions, trimmed where they are many, of the median of their rounds."""
+    return math.exp(_sessions(sessions).mean)
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Return Student's t interval of the mean of the logs of one value a session; None of fewer than two."""
-    if len(values) < 2:
+def interval(sessions: Rounds, resemblance: float = RESEMBLANCE, confidence: float = CONFIDENCE) -> Interval | None:
+    """Return the interval in which `center` lies, for this and other runs; None of fewer than two sessions.
+
+    That is Student's t interval of the sessions' values, of their trimmed mean where they are many (Yuen, "The
+    two-sample trimmed t for unequal population variances", Biometrika 61, 1974). `resemblance` is the sessions'
+    intraclass correlation: of 1, a run is a single draw, and its interval as wide as sessions differ, however many they
+    are (the design effect of clusters: Kish, Survey Sampling, 1965, 5.4).
+    """
+    if len(sessions) < 2:
         return None
     from scipy.special import stdtrit  # a quarter of a second that only needs paying here
 
-    logs = [math.log(value) for value in values]
-    quantile = float(stdtrit(len(logs) - 1, (1 + confidence) / 2))
-    half_width = quantile * statistics.stdev(logs) / math.sqrt(len(logs))
-    mean = statistics.fmean(logs)
-    return math.exp(mean - half_width), math.exp(mean + half_width)
+    found = _sessions(sessions)
+    error = found.error * math.sqrt(1 + (len(sessions) - 1) * resemblance)
+    half_width = float(stdtrit(found.kept - 1, (1 + confidence) / 2)) * error
+    return math.exp(found.mean - half_width), math.exp(found.mean + half_width)
+
+
+def unlikeness(ratio: float) -> float:
+    """Return 0 for candidates that take as long as each other, towards 1 for those that do not.
+
+    Like candidates meet the same: the layout of memory, the cache's and the processor's mood cancel in their ratio.
+    """
+    return 1 - math.exp(-((math.log(ratio) / LIKE) ** 2))
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The mean of the logs of the sessions that are kept, its standard error, and how many they are."""
+
+    mean: float
+    error: float
+    kept: int
+
+
+def _sessions(sessions: Rounds) -> _Mean:
+    import numpy as np
+
+    logs = np.sort([np.median(np.log(rounds)) for rounds in sessions])
+    cut = int(TRIMMED * len(logs)) if len(logs) >= TRIMMED_FROM else 0
+    kept = logs[cut : len(logs) - cut]
+    winsorized = np.clip(logs, kept[0], kept[-1])
+    freedom = len(kept) * (len(kept) - 1)
+    error = math.sqrt(float(np.sum((winsorized - winsorized.mean()) ** 2)) / freedom) if freedom else math.inf
+    return _Mean(float(kept.mean()), error, len(kept))
 
 
 def half_width(bounds: Interval) -> float:

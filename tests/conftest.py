@@ -36,7 +36,7 @@ class FakeClock:
         from cnnprof.profiling import Instruments
 
         planted = allocations or {}
-        return Instruments(self.clock(), lambda step: Pass((), planted[type(step.module).__name__], wall_s=0.5))
+        return Instruments(self.clock(), lambda step: Pass({}, planted[type(step.module).__name__], wall_s=0.5))
 
 
 @pytest.fixture

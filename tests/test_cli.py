@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnprof import cli, profiling, store
+from cnnprof import cli, profiling, store, timing
 
 SMALL = ["--input-size", "256x6x6", "-b", "1", "--time", "0.3"]
 
@@ -222,7 +222,7 @@ def test_a_model_that_fails_half_way_leaves_the_others_saved(run, tmp_path):
 
 def test_ctrl_c_saves_what_was_measured(run, monkeypatch):
     sessions = []
-    whole = profiling._by_mode
+    whole = timing._by_mode
 
     def interrupting(name, measured):
         sessions.append(len(measured))
@@ -230,7 +230,7 @@ def test_ctrl_c_saves_what_was_measured(run, monkeypatch):
             raise KeyboardInterrupt
         return whole(name, measured)
 
-    monkeypatch.setattr(profiling, "_by_mode", interrupting)
+    monkeypatch.setattr(timing, "_by_mode", interrupting)
     code, _, err = run("compare", "cnn", "small=cnn(channels=[8])", "-b", "1", "--time", "0.3", "-o", "out")
     assert code == 130
     assert "marked partial" in err

@@ -1,5 +1,8 @@
 """Memory and time by layer from planted events, and from real steps."""
 
+import json
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -38,7 +41,8 @@ def test_time_by_layer_of_planted_events():
         Event("Optimizer.step#SGD.step", 2000, 2100, is_operator=False),
         Event("aten::add_", 2010, 2050),
     ]
-    rows = {row.path: row for row in operators.by_layer(events, {"": "Net", "a": "Conv2d"}, training=True)}
+    times = operators.digest(events)
+    rows = {row.path: row for row in operators.by_layer(times, {"": "Net", "a": "Conv2d"}, training=True)}
     assert (rows["a"].forward_s, rows["a"].backward_s) == (pytest.approx(300e-9), pytest.approx(600e-9))
     assert (rows[""].forward_s, rows[""].backward_s) == (pytest.approx(100e-9), 0)
     assert (rows["(loss)"].forward_s, rows["(loss)"].backward_s) == (pytest.approx(50e-9), pytest.approx(20e-9))
@@ -147,7 +151,7 @@ def test_time_by_layer_names_the_layer_that_takes_it():
     net = nn.Sequential(nn.Identity(), nn.Linear(8, 8), nn.Identity(), nn.Flatten(0))
     found = step(net, (4, 8), "training")
     kinds = {path: type(part).__name__ for path, part in net.named_modules()}
-    rows = {row.path: row for row in operators.by_layer(operators.profiled(found).events, kinds, training=True)}
+    rows = {row.path: row for row in operators.by_layer(operators.profiled(found).times, kinds, training=True)}
     assert rows["1"].forward_s > 0
     assert rows["1"].backward_s > 0
     for path in ("", "0", "2"):
@@ -155,6 +159,126 @@ def test_time_by_layer_names_the_layer_that_takes_it():
     assert rows["(loss)"].forward_s > 0
     assert rows["(optimizer)"].forward_s > 0
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
+
+
+class Sleeps(nn.Module):
+    """Waits, without an operator, and does a little work."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return x.relu()
+
+
+class SleepsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        time.sleep(0.02)
+        return gradient.clone()
+
+
+class WaitsBackward(nn.Module):
+    def forward(self, x):
+        return SleepsBackward.apply(x)
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_a_sleep_stands_in_its_own_row_at_full_length(mode):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Sequential(Sleeps(0.02), nn.ReLU()), Sleeps(0.0), nn.Linear(8, 8))
+    seen = operators.profiled(step(net, (4, 8), mode))
+    kinds = {path: type(part).__name__ for path, part in net.named_modules()}
+    rows = {row.path: row for row in operators.by_layer(seen.times, kinds, mode == "training")}
+    assert 0.02 <= rows["1.0"].forward_s < 0.025
+    assert all(row.forward_s < 0.005 for path, row in rows.items() if path != "1.0")
+    assert next(row for row in operators.by_operator(seen.times, False)).operator == operators.OUTSIDE
+
+
+def test_a_sleep_in_a_backward_pass_stands_in_its_layers_row():
+    net = nn.Sequential(nn.Linear(8, 8), WaitsBackward(), nn.Linear(8, 8))
+    seen = operators.profiled(step(net, (4, 8), "training"))
+    rows = {row.path: row for row in operators.by_layer(seen.times, {"0": "", "1": "", "2": ""}, training=True)}
+    assert 0.02 <= rows["1"].backward_s < 0.025
+    assert all((row.backward_s or 0) < 0.005 for path, row in rows.items() if path != "1")
+
+
+def test_a_gap_of_planted_events_counts_where_it_is_long():
+    events = [
+        Event("cnnprof.module:", 0, 9_000_000, is_operator=False),
+        Event("aten::a", 100, 200),
+        Event("cnnprof.module:x", 1_000, 6_000_000, is_operator=False),
+        Event("aten::b", 2_000_000, 3_000_000),
+        Event("aten::c", 3_500_000, 4_000_000),  # half a millisecond after b: dispatch, not counted
+    ]
+    times = operators.digest(events)
+    assert {key: spent.forward_ns for key, spent in times.items()} == {
+        ("", "a"): 100,
+        ("x", "b"): 1_000_000,
+        ("x", "c"): 500_000,
+        ("x", operators.OUTSIDE): 1_999_000 + 2_000_000,
+        ("", operators.OUTSIDE): 3_000_000,
+    }
+
+
+def test_threads_nest_each_for_itself():
+    events = [
+        Event("cnnprof.module:a", 0, 1000, is_operator=False, thread=1),
+        Event("aten::slow", 100, 900, thread=1),
+        Event("aten::other", 200, 300, thread=2),
+    ]
+    times = operators.digest(events)
+    assert times["a", "slow"].forward_ns == 800
+    assert times["(loss)", "other"].forward_ns == 100  # outside all modules
+
+
+def test_kernels_belong_to_the_operator_that_launched_them():
+    events = [
+        Event("cnnprof.module:a", 0, 1000, is_operator=False),
+        Event("aten::conv2d", 100, 900, correlation=1),
+        Event("aten::cudnn_convolution", 200, 800, correlation=2),
+        Event("implicit_gemm", 5_000, 12_000, is_operator=False, correlation=2, on_device=True),
+        Event("bias", 12_000, 13_000, is_operator=False, correlation=1, on_device=True),
+        Event("Memset", 14_000, 15_000, is_operator=False, correlation=0, on_device=True),
+    ]
+    times = operators.digest(events)
+    assert {key: spent.forward_ns for key, spent in times.items()} == {
+        ("a", "cudnn_convolution"): 7_000,
+        ("a", "conv2d"): 1_000,
+    }
+
+
+def test_times_are_medians_over_passes():
+    def seen(nanoseconds):
+        return {("a", "conv2d"): operators.Spent(1, nanoseconds, 2 * nanoseconds)}
+
+    typical = operators.typical([seen(10), seen(1000), seen(12)])
+    assert typical["a", "conv2d"] == operators.Spent(1, 12, 24)
+    once = operators.typical([seen(10), {}, {}])  # what one pass alone met is no part of a typical one
+    assert once["a", "conv2d"] == operators.Spent(0, 0, 0)
+
+
+def test_a_trace_is_saved_and_capped(tmp_path, monkeypatch):
+    monkeypatch.setattr(operators, "MOST_TRACED", 3)
+    operators.profiled(step(nn.Linear(8, 8), (4, 8), "inference"), trace=tmp_path / "trace.json")
+    document = json.loads((tmp_path / "trace.json").read_text())
+    assert len(document["traceEvents"]) == 3
+    assert "later events were left out" in document["otherData"]["cnnprof"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v3_large", "regular", "bottleneck"])
+def test_the_layers_add_up_to_the_latency(model):
+    import cnnprof
+
+    found = cnnprof.profile(model, batch_size=4, time_s=4, modes=("inference",))
+    # on a quiet machine within 5 %, as bench/README shows; a busy one must not fail a test
+    assert abs(found.time.remainder_s) < 0.3 * found.latency.inference.median_s
 
 
 class Caching(nn.Module):

@@ -1,10 +1,11 @@
 """Reasons to trust a run less, as data with a hint that knows what was already tried. No torch."""
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import median
 
 from cnnprof import statistics, units
-from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Machine, Settings
+from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Machine, Settings
 
 WHAT = {"inference": "the forward pass", "training": "the training step"}
 
@@ -17,6 +18,8 @@ def doubts(
         *_about_the_run(partial, candidates),
         *_about_the_machine(machine, settings, candidates),
         *(doubt for candidate in candidates for doubt in _about(candidate)),
+        *(doubt for candidate in candidates for doubt in _about_times(candidate)),
+        *(doubt for candidate in candidates for doubt in _about_the_device(machine, candidate)),
         *_about_inputs(settings, candidates),
         *(doubt for contrast in contrasts for doubt in _about_ratios(contrast)),
     )
@@ -55,9 +58,10 @@ def _about_the_machine(machine: Machine, settings: Settings, candidates: Sequenc
             f"the machine was busy before: load {machine.load:.1f}, {units.plural(machine.logical_cores, 'core')}",
             hint,
         )
-    if machine.logical_cores and machine.threads > machine.logical_cores:
+    threads = max([machine.threads, *(candidate.settings.threads or 0 for candidate in candidates)])
+    if machine.logical_cores and threads > machine.logical_cores:
         cores = units.plural(machine.logical_cores, "core")
-        yield Doubt("latency", f"{machine.threads} threads share {cores}", f"--threads {machine.logical_cores}")
+        yield Doubt("latency", f"{threads} threads share {cores}", f"--threads {machine.logical_cores}")
     latencies = [latency for candidate in candidates for _, latency in candidate.latency.items()]
     if latencies and all(latency.got_share is None for latency in latencies):
         yield Doubt(
@@ -79,6 +83,112 @@ def _about(candidate: Candidate) -> Iterator[Doubt]:
         yield Doubt(candidate.name, f"the forward pass never reached {_listed(analysis.uncalled)}")
     if analysis.rung == "cpu":
         yield Doubt(candidate.name, "it does not run on shapes alone: one forward pass was run on the CPU to count it")
+
+
+LONG_FIRST_CALL_S, LONG_FIRST_CALLS = 0.5, 10
+DRIFT = 0.05
+SHORTEST_S = 1e-6
+"""The loop that repeats a shorter call takes a share of it: an empty one about 20 ns in Python."""
+
+
+def _about_times(candidate: Candidate) -> Iterator[Doubt]:
+    for mode in candidate.not_numbers:
+        what = "output" if mode == "inference" else "loss"
+        yield Doubt(
+            f"{candidate.name}, {WHAT[mode]}",
+            f"its {what} holds NaN, and what is not a number may take another time",
+            "other inputs, or --dtype float32",
+        )
+    for mode, latency in candidate.latency.items():
+        about = f"{candidate.name}, {WHAT[mode]}"
+        first = latency.first_calls_s[0] if latency.first_calls_s else 0.0
+        if latency.median_s < SHORTEST_S:
+            yield Doubt(
+                about,
+                f"a call takes {units.seconds(latency.median_s)}: too short for the clock, the loop around it counts",
+                "time several at once",
+            )
+        compiled = candidate.settings.compile
+        if not compiled and first >= LONG_FIRST_CALL_S and first >= LONG_FIRST_CALLS * latency.median_s:
+            yield Doubt(
+                about,
+                f"its first call took {units.seconds(first)}, {first / latency.median_s:.0f} times the median",
+                "a program that calls it a few times pays that",
+            )
+        drift = _drift(latency)
+        if drift is not None and abs(drift - 1) > DRIFT:
+            yield Doubt(
+                about,
+                f"it got {units.versus(drift, 'faster', 'slower')} while it was measured",
+                "a processor that heats up, or a neighbour; ratios hold, as all candidates met the same",
+            )
+        speeds = two_speeds(latency)
+        if speeds is not None:
+            low, high, share = speeds
+            yield Doubt(
+                about,
+                f"it has two speeds: {units.seconds(low)}, and {units.seconds(high)} in {share:.0%} of calls",
+                "the median is one of them; look at the dots of the report",
+            )
+
+
+def _drift(latency: Latency) -> float | None:
+    """Return by what factor calls got slower from the first third of the sessions to the last; None of few or no trend.
+
+    A trend is one in which sessions and their times rank nearly alike (Spearman's correlation of 0.9).
+    """
+    medians = [latency.session_median_s(index) for index in latency.counted]
+    if len(medians) < 5:
+        return None
+    ranks = {index: rank for rank, index in enumerate(sorted(range(len(medians)), key=medians.__getitem__))}
+    differences = sum((index - ranks[index]) ** 2 for index in ranks)
+    correlation = 1 - 6 * differences / (len(medians) * (len(medians) ** 2 - 1))
+    third = len(medians) // 3
+    return median(medians[-third:]) / median(medians[:third]) if abs(correlation) >= TREND else None
+
+
+TREND = 0.9
+APART, LEAST_SHARE, LEAST_STEP = 5.0, 0.2, 0.1
+
+
+def two_speeds(latency: Latency) -> tuple[float, float, float] | None:
+    """Return two speeds in seconds, and the share of calls that have the second; None where times have but one.
+
+    Times are cut in two where that leaves least variance (Otsu, "A threshold selection method", IEEE Trans. SMC 9,
+    1979); Ashman's D (Astronomical Journal 108, 1994) tells whether the two are apart: above 2 for two normal humps,
+    while one flat hump, cut in half, has 3.5.
+    """
+    import numpy as np
+
+    logs = np.sort(np.log([time for index in latency.counted for time in latency.sessions[index]]))
+    least = max(2, math.ceil(LEAST_SHARE * len(logs)))
+    if len(logs) < 20:
+        return None
+    sizes = np.arange(1, len(logs))
+    sums, squares = np.cumsum(logs)[:-1], np.cumsum(logs**2)[:-1]
+    below = squares - sums**2 / sizes
+    above = (np.sum(logs**2) - squares) - (np.sum(logs) - sums) ** 2 / (len(logs) - sizes)
+    cut = least + int(np.argmin((below + above)[least - 1 : len(logs) - least]))
+    low, high = logs[:cut], logs[cut:]
+    spread = math.sqrt(float(np.var(low) + np.var(high))) or 1e-12
+    step = float(high.mean() - low.mean())
+    if step < LEAST_STEP or math.sqrt(2) * step / spread < APART:
+        return None
+    return math.exp(float(np.median(low))), math.exp(float(np.median(high))), len(high) / len(logs)
+
+
+LAUNCH_BOUND = 0.3
+
+
+def _about_the_device(machine: Machine, candidate: Candidate) -> Iterator[Doubt]:
+    where = candidate.time
+    latency = candidate.latency[where.mode] if where else None
+    if machine.cuda is None or where is None or latency is None or where.remainder_s is None:
+        return
+    idle = where.remainder_s / latency.median_s
+    if idle > LAUNCH_BOUND:
+        said = f"its device was idle {units.percent(idle, 0)} % of the time: kernels take less than their launch does"
+        yield Doubt(f"{candidate.name}, {WHAT[where.mode]}", said, "a larger batch, --compile, or CUDA graphs")
 
 
 def uncounted_text(analysis: Analysis) -> str:
@@ -104,6 +214,9 @@ def _about_inputs(settings: Settings, candidates: Sequence[Candidate]) -> Iterat
             f"the candidates were given different input sizes: {', '.join(sorted(sizes))}",
             "--input-size gives all the same",
         )
+    batches = dict.fromkeys(candidate.batch_size for candidate in candidates if candidate.batch_size)
+    if len(batches) > 1:
+        yield Doubt("batch size", "batches differ: times and their ratios are per image, memory is of the whole batch")
     for name, analysis in analyses.items():
         if analysis.input_size is None and analysis.batch_size != settings.batch_size:
             said = f"it brings its own inputs, of batch {analysis.batch_size}: they were measured as they are"

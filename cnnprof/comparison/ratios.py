@@ -5,16 +5,21 @@ from cnnprof.records import Candidate, Contrast, Latency, Memory, Ratio, TimeRat
 
 
 def contrast(baseline: Candidate, candidate: Candidate, margin: float = statistics.MARGIN) -> Contrast:
-    """Put one candidate against the baseline. Counts are taken per image."""
+    """Put one candidate against the baseline. Counts are taken per image, times too where batches differ."""
+    images = (baseline.batch_size or 1) / (candidate.batch_size or 1) if _batches_known(baseline, candidate) else 1.0
     return Contrast(
         name=candidate.name,
-        latency=time_ratio(baseline.latency.inference, candidate.latency.inference, margin),
-        training_latency=time_ratio(baseline.latency.training, candidate.latency.training, margin),
+        latency=time_ratio(baseline.latency.inference, candidate.latency.inference, margin, images),
+        training_latency=time_ratio(baseline.latency.training, candidate.latency.training, margin, images),
         params=ratio(_params(baseline), _params(candidate)),
         macs=ratio(_macs_per_image(baseline), _macs_per_image(candidate)),
         peak_bytes=ratio(_peak(baseline.memory.inference), _peak(candidate.memory.inference)),
         training_peak_bytes=ratio(_peak(baseline.memory.training), _peak(candidate.memory.training)),
     )
+
+
+def _batches_known(*candidates: Candidate) -> bool:
+    return all(candidate.batch_size for candidate in candidates)
 
 
 def _params(candidate: Candidate) -> int | None:
@@ -38,20 +43,30 @@ def ratio(baseline: float | None, candidate: float | None) -> Ratio:
     return Ratio(candidate / baseline)
 
 
-def time_ratio(baseline: Latency | None, candidate: Latency | None, margin: float) -> TimeRatio | None:
-    """Ratio of the medians session by session, over the sessions in which both got their processors.
+def time_ratio(
+    baseline: Latency | None, candidate: Latency | None, margin: float, images: float = 1.0
+) -> TimeRatio | None:
+    """Ratio of the medians round by round, over the sessions in which both got their processors.
 
-    None where either was not measured. With fewer than three such sessions there is no verdict, and no ratio either
-    where starved sessions are the reason: then both wait for the same neighbour, and any ratio would be near 1.
+    `images` is the baseline's batch over the candidate's. None where either was not measured. With fewer than three
+    such sessions there is no verdict, and no ratio either where starved sessions are the reason: then both wait for the
+    same neighbour, and any ratio would be near 1.
     """
     if baseline is None or candidate is None:
         return None
     together = range(min(len(baseline.sessions), len(candidate.sessions)))
     fair = [index for index in together if not baseline.starved(index) and not candidate.starved(index)]
-    ratios = [candidate.session_median_s(index) / baseline.session_median_s(index) for index in fair]
+    rounds = [[images * each for each in _by_round(baseline, candidate, index)] for index in fair]
     few = len(fair) < statistics.MIN_SESSIONS
-    if not ratios or (few and len(fair) < len(together)):
+    if not rounds or (few and len(fair) < len(together)):
         return TimeRatio(ratio=None, ci95=None, verdict="inconclusive", sessions=len(fair))
-    bounds = statistics.interval(ratios)
+    center = statistics.center(rounds)
+    bounds = statistics.interval(rounds, statistics.RESEMBLANCE * statistics.unlikeness(center / images))
     verdict = "inconclusive" if few else statistics.verdict(bounds, margin)
-    return TimeRatio(statistics.center(ratios), bounds, verdict, len(fair))
+    return TimeRatio(center, bounds, verdict, len(fair))
+
+
+def _by_round(baseline: Latency, candidate: Latency, session: int) -> list[float]:
+    """Divide the medians of bursts that stood side by side."""
+    pairs = zip(baseline.burst_medians_s(session), candidate.burst_medians_s(session), strict=False)
+    return [candidate_s / baseline_s for baseline_s, candidate_s in pairs]

@@ -2,17 +2,20 @@
 
 Two calls timed one after the other differ by whatever the machine did meanwhile; in short bursts, in random order, both
 meet the same. A burst's first call is dropped: it finds the caches full of the other candidate, which makes the smaller
-of two blocks 4 to 10 % too slow in strict alternation. What a session shares (its memory layout, the machine's mood) is
-drawn anew in the next one.
+of two blocks 4 to 10 % too slow in strict alternation. A round holds one burst of every candidate. What a session
+shares (where its memory lies, the machine's mood) is drawn anew in the next one: candidates are built again, between
+blocks of random size that shift them (Curtsinger and Berger, "Stabilizer: statistically sound performance evaluation",
+ASPLOS 2013: a layout that stays is a bias that no repetition shows).
 """
 
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
+from itertools import chain, count, pairwise
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,12 +27,23 @@ Call = Callable[[], object]
 
 SESSIONS_WANTED = 5
 WARM_UP_S = 0.05
-"""Calls are dropped for as long at the start of a session: lazy initialisation, clocks rising."""
-BURST_S = 0.2
-MAX_SAMPLES = 10
-"""A burst keeps calls for about BURST_S, and at most so many."""
+"""A new call is made for as long at least before it is timed: lazy initialisation, clocks rising."""
+WARM_UP_BLOCK_S = 0.01
+LONGEST_WARM_UP_S = 1.0
+SETTLED = 0.98
+"""A warm-up ends when a block of calls is no faster than this times the fastest block before it."""
+BURST_S = 0.1
+MAX_SAMPLES = 3
+"""A burst keeps calls for about BURST_S, and at most so many: short bursts meet the same machine."""
 SAMPLE_S = 1e-4
 """Shorter calls are repeated within a sample: a thousand times the clock's resolution."""
+MOST_CALLS_AT_ONCE = 1000
+"""So many calls take longer than any clock's tick."""
+BALLAST_BLOCKS, BALLAST_BYTES = 4, 16 << 20
+
+
+class ClockError(RuntimeError):
+    """The clock stood still, or stepped back."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +93,46 @@ def cuda_timer(device: str) -> Timer:
 
 
 @dataclass(frozen=True)
+class Maker:
+    """How a candidate's call is made."""
+
+    build: Callable[[], Call]
+    threads: int | None = None
+    """Of torch, while it runs; None leaves them."""
+    anew: bool = True
+    """It is built again for every session; else what was built first is kept."""
+
+
+Candidates = Mapping[Mode, Mapping[str, Maker]]
+Key = tuple[str, Mode]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
 class Sampled:
     """One candidate in one session."""
 
-    times_s: tuple[float, ...]
+    bursts_s: tuple[tuple[float, ...], ...]
+    """Seconds a call, by burst; the first bursts of all candidates are of one round, and so on."""
     cpu_share: float | None
     waited_share: float | None
+    warm_up_s: float
+    first_call_s: float
+
+    @property
+    def times_s(self) -> tuple[float, ...]:
+        """All of them, in their order."""
+        return tuple(chain.from_iterable(self.bursts_s))
 
 
 @dataclass(frozen=True)
 class Session:
     """Every candidate that held out, in every mode, and what the others raised."""
 
-    samples: Mapping[tuple[str, Mode], Sampled]
-    failures: Mapping[tuple[str, Mode], str]
+    samples: Mapping[Key, Sampled]
+    failures: Mapping[Key, str]
+    took_s: float
+    """Without what it took to warm up, and to compile."""
 
 
 @dataclass
@@ -100,92 +140,183 @@ class _Account:
     """One candidate's times and processor use, while a session goes on."""
 
     call: Call
-    times: list[float] = field(default_factory=list)
+    maker: Maker
+    warm_up_s: float = 0.0
+    first_call_s: float | None = None
+    estimate: float = math.inf
+    bursts: list[tuple[float, ...]] = field(default_factory=list)
     wall: float = 0.0
     cpu: float = 0.0
     waited: float | None = 0.0
-    estimate: float = math.inf
 
-    def close(self, threads: int) -> Sampled:
+    def close(self, clock: Clock) -> Sampled:
         running = self.cpu + (self.waited or 0.0)
+        threads = self.maker.threads or clock.threads()
         return Sampled(
-            tuple(self.times),
+            tuple(self.bursts),
             self.cpu / self.wall / threads if self.wall else None,
             self.waited / running if self.waited is not None and running else None,
+            self.warm_up_s,
+            self.first_call_s or 0.0,
         )
 
 
 def sessions(
-    candidates: Mapping[Mode, Mapping[str, Callable[[], Call]]],
+    candidates: Candidates,
     *,
     session_s: float,
     seed: int,
+    rounds: int = 1,
     clock: Clock | None = None,
     timer: Timer | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Session]:
     """Yield sessions for as long as they are asked for.
 
-    `candidates` make, by mode, their call and all it needs anew. A session of a mode takes `session_s` seconds, or one
-    burst of each candidate where that is longer. A candidate that raises in a mode is left out of it from then on.
+    A session of a mode takes `session_s` seconds, or so many rounds as are asked for where those take longer. A
+    candidate that raises in a mode is left out of it from then on.
     """
     clock = clock or Clock()
-    timer = timer or wall_timer(clock)
-    order = random.Random(seed)
-    failures: dict[tuple[str, Mode], str] = {}
-    while any((name, mode) not in failures for mode, names in candidates.items() for name in names):
-        samples: dict[tuple[str, Mode], Sampled] = {}
+    rig = _Rig(clock, timer or wall_timer(clock), random.Random(seed), progress)
+    while any((name, mode) not in rig.failures for mode, names in candidates.items() for name in names):
+        samples: dict[Key, Sampled] = {}
+        started = clock.now()
         for mode, makers in candidates.items():
-            living = {name: make for name, make in makers.items() if (name, mode) not in failures}
-            accounts = _start(living, mode, order, failures)
-            started = clock.now()
-            while accounts and (not all(a.times for a in accounts.values()) or clock.now() - started < session_s):
-                for name in _shuffled(accounts, order):
-                    try:
-                        _burst(accounts[name], clock, timer)
-                    except (Exception, SystemExit) as error:  # noqa: BLE001  # a candidate may raise anything; the others go on
-                        failures[name, mode] = said(error)
-                        del accounts[name]
-                    progress()
-            threads = clock.threads()
-            samples |= {(name, mode): account.close(threads) for name, account in accounts.items()}
-            accounts.clear()
-        yield Session(samples, dict(failures))
+            samples |= rig.measure(mode, makers, session_s, rounds)
+        took_s = clock.now() - started - sum(sample.warm_up_s for sample in samples.values())
+        yield Session(samples, dict(rig.failures), took_s)
 
 
-def _start(
-    living: Mapping[str, Callable[[], Call]], mode: Mode, order: random.Random, failures: dict[tuple[str, Mode], str]
-) -> dict[str, _Account]:
-    """Build every candidate anew, in an order of chance: it decides where their memory lies."""
-    accounts: dict[str, _Account] = {}
-    for name in _shuffled(living, order):
+@dataclass
+class _Rig:
+    """What sessions share: the clock, the order of chance, and who failed."""
+
+    clock: Clock
+    timer: Timer
+    order: random.Random
+    progress: Callable[[], None]
+    failures: dict[Key, str] = field(default_factory=dict)
+    warmed: set[Key] = field(default_factory=set)
+    kept: dict[Key, Call] = field(default_factory=dict)
+
+    def measure(self, mode: Mode, makers: Mapping[str, Maker], session_s: float, rounds: int) -> dict[Key, Sampled]:
+        """Build what is measured, and go through rounds of bursts until the time is spent."""
+        ballast = _ballast(self.order)
+        accounts: dict[Key, _Account] = {}
+        living = [name for name in makers if (name, mode) not in self.failures]
+        for name in self._shuffled(living):  # the order of building, too, decides where memory lies
+            self._attempt(accounts, (name, mode), lambda key: self._start(accounts, key, makers[key[0]]))
+        started, done = self.clock.now(), 0
+        while accounts and (done < rounds or self.clock.now() - started < session_s):
+            for key in self._shuffled(accounts):
+                self._attempt(accounts, key, lambda key: self._burst(accounts[key]))
+                self.progress()
+            done += 1
+        del ballast
+        return {key: account.close(self.clock) for key, account in accounts.items()}
+
+    def _shuffled(self, keys: Iterable[T]) -> list[T]:
+        shuffled = list(keys)
+        self.order.shuffle(shuffled)
+        return shuffled
+
+    def _attempt(self, accounts: dict[Key, _Account], key: Key, do: Callable[[Key], None]) -> None:
         try:
-            accounts[name] = _Account(living[name]())
+            do(key)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a candidate may raise anything; the others go on
-            failures[name, mode] = said(error)
-    return accounts
+            self.failures[key] = said(error)
+            accounts.pop(key, None)
+
+    def _start(self, accounts: dict[Key, _Account], key: Key, maker: Maker) -> None:
+        """Make the call; the first of its kind is warmed up, later ones by the calls that their bursts drop."""
+        started = self.clock.now()
+        account = _Account(self.kept.get(key) or maker.build(), maker)
+        built = self.clock.now()
+        if key not in self.warmed:
+            with torch_threads(maker.threads):
+                _warm_up(account, self.clock, self.timer)
+            self.warmed.add(key)
+        if not maker.anew and key not in self.kept:
+            self.kept[key] = account.call
+            account.warm_up_s += built - started
+        accounts[key] = account
+
+    def _burst(self, account: _Account) -> None:
+        with torch_threads(account.maker.threads):
+            _burst(account, self.clock, self.timer)
 
 
-def _shuffled(names: Mapping[str, object], order: random.Random) -> list[str]:
-    shuffled = list(names)
-    order.shuffle(shuffled)
-    return shuffled
+def _ballast(order: random.Random) -> list[torch.Tensor]:
+    """Take memory in blocks of random size, which are never touched, so that what comes after lies elsewhere."""
+    sizes = [int(BALLAST_BYTES ** order.random()) for _ in range(BALLAST_BLOCKS)]
+    return [torch.empty(size, dtype=torch.uint8) for size in sizes]
+
+
+def _warm_up(account: _Account, clock: Clock, timer: Timer) -> None:
+    """Make calls until they get no faster, for at least WARM_UP_S and at most LONGEST_WARM_UP_S."""
+    started = clock.now()
+    account.first_call_s = _once(account, timer)
+    while True:
+        fastest_before, block = account.estimate, clock.now()
+        calls: list[float] = []
+        while not calls or clock.now() - block < WARM_UP_BLOCK_S:
+            calls.append(_once(account, timer))
+            _check(clock, block, len(calls))
+        account.warm_up_s = clock.now() - started
+        settled = min(calls) >= SETTLED * fastest_before and account.warm_up_s >= WARM_UP_S
+        if settled or not 0 <= account.warm_up_s < LONGEST_WARM_UP_S:
+            return
+
+
+def _once(account: _Account, timer: Timer) -> float:
+    """Make one call, and remember the fastest."""
+    (took,) = timer(account.call, 1, 1)
+    account.estimate = min(account.estimate, took) if took > 0 else account.estimate
+    return took
+
+
+_STILL = "the clock stood still or stepped back"
+
+
+def _check(clock: Clock, since: float, calls: int) -> None:
+    """Raise ClockError where so many calls took no time at all."""
+    if calls >= MOST_CALLS_AT_ONCE and clock.now() == since:
+        raise ClockError(_STILL)
 
 
 def _burst(account: _Account, clock: Clock, timer: Timer) -> None:
-    """Drop the first call (calls, at the session's start), then keep as many as the burst has room for."""
+    """Drop the first call (a block of calls, at a session's start), then keep as many as the burst has room for."""
     wall, cpu, waited = clock.now(), clock.cpu_s(), clock.waited_s()
-    warm_until = wall + (0.0 if account.times else WARM_UP_S)
-    while True:
-        account.estimate = min(account.estimate, timer(account.call, 1, 1)[0])
-        if clock.now() >= warm_until:
+    drop_until = wall + (0.0 if account.bursts else WARM_UP_BLOCK_S)
+    for number in count(1):
+        dropped = _once(account, timer)
+        _check(clock, wall, number)
+        account.first_call_s = dropped if account.first_call_s is None else account.first_call_s
+        if not wall <= clock.now() < drop_until:
             break
-    repeats = max(1, math.ceil(SAMPLE_S / max(account.estimate, 1e-9)))
-    samples = max(1, min(MAX_SAMPLES, int(BURST_S / max(account.estimate * repeats, 1e-9))))
-    account.times += timer(account.call, samples, repeats)
+    estimate = min(max(account.estimate, 1e-9), BURST_S)
+    repeats = math.ceil(SAMPLE_S / estimate)
+    samples = max(1, min(MAX_SAMPLES, int(BURST_S / (estimate * repeats))))
+    times = tuple(time for time in timer(account.call, samples, repeats) if time > 0)
+    if not times:
+        raise ClockError(_STILL)
+    account.bursts.append(times)
     account.wall += clock.now() - wall
     account.cpu += clock.cpu_s() - cpu
     now_waited = clock.waited_s()
     known = account.waited is not None and waited is not None and now_waited is not None
     # A thread that ended takes its account along: never less than nothing.
     account.waited = account.waited + max(0.0, now_waited - waited) if known else None  # type: ignore[operator]
+
+
+@contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Let torch use so many threads within the block; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if number is not None and number != before:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)

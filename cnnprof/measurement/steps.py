@@ -29,6 +29,17 @@ class Step:
     """Let go of what the last call left behind: gradients."""
     compiled: bool = False
     """Its operators are fused across modules."""
+    device: str = "cpu"
+
+    @property
+    def on_cuda(self) -> bool:
+        """Say whether a call returns before its work is done."""
+        return torch.device(self.device).type == "cuda"
+
+    def wait(self) -> None:
+        """Wait for what a call has queued on its device."""
+        if self.on_cuda:
+            torch.cuda.synchronize(self.device)
 
 
 def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, loss: Loss | None = None) -> Step:
@@ -75,7 +86,7 @@ def _forward(
     def standing() -> Iterator[torch.Tensor]:
         return chain(module.parameters(), module.buffers(), tensors_in((inputs.args, dict(inputs.kwargs))))
 
-    return Step(forward, module, standing, lambda: None, settings.compile)
+    return Step(forward, module, standing, lambda: None, settings.compile, settings.device)
 
 
 def _training_step(
@@ -88,7 +99,10 @@ def _training_step(
     optimizer = torch.optim.SGD(trained, lr=0.001)
     criterion = loss or DefaultLoss(settings.seed)
 
-    def training_step() -> None:
+    def release() -> None:
+        optimizer.zero_grad(set_to_none=True)
+
+    def training_step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast():  # the output is no name here, so that backward can release it
             value = criterion(called(*inputs.args, **inputs.kwargs))
@@ -96,13 +110,14 @@ def _training_step(
             raise UsageError(f"its loss has no gradient to any parameter; {_INSTEAD}")
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        return value
 
     def standing() -> Iterator[torch.Tensor]:
         fed = tensors_in((inputs.args, dict(inputs.kwargs)))
         labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
         return chain(module.parameters(), module.buffers(), fed, tensors_in(dict(optimizer.state)), labels)
 
-    return Step(training_step, module, standing, lambda: optimizer.zero_grad(set_to_none=True), settings.compile)
+    return Step(training_step, module, standing, release, settings.compile, settings.device)
 
 
 _INSTEAD = "give another with --loss file.py:fn, or measure --mode inference alone"

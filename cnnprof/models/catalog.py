@@ -1,21 +1,25 @@
 """A MODEL string to a network that can be built again and again. Counts and times nothing.
 
-[label=]name[(arguments)]     name: regular, resnet50, torchvision:resnet50, timm:resnet50d, package.module:callable,
-                              path/to/file.py:callable; arguments: Python literals, parsed and never evaluated
+[label=]name[(arguments)][@settings]
+
+name: regular, resnet50, torchvision:resnet50, timm:resnet50d, package.module:callable, path/to/file.py:callable;
+arguments: Python literals, parsed and never evaluated; settings: bf16,channels-last,compile,b=64,threads=1
 """
 
 import ast
 import copy
+import dataclasses
 import difflib
 import importlib
 import importlib.util
 import inspect
 import io
+import itertools
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,8 +31,8 @@ from cnnprof.errors import UsageError, first_line
 from cnnprof.models import zoo
 from cnnprof.models.cnn import CNN
 from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResNet
+from cnnprof.records import Own, Size
 
-Size = tuple[int, ...]
 Built = tuple[nn.Module, Any]
 """A network and what it is fed: a size without the batch, inputs, or None where it does not say."""
 
@@ -54,6 +58,7 @@ class NamedModel:
     build: Callable[[], nn.Module]
     input_size: Size | None = None
     inputs: Any = None
+    settings: Own = field(default_factory=Own)
 
 
 # The catalog ---------------------------------------------------------------------------------------------------------
@@ -140,6 +145,7 @@ class Spec:
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    settings: Own = field(default_factory=Own)
 
 
 _GRAMMAR = re.compile(
@@ -152,12 +158,87 @@ def parse(text: str) -> Spec:
     match = _GRAMMAR.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"{text!r} is no MODEL: expected [label=]name[(arguments)], such as 'bottleneck(channels=512)'"
+            f"{text!r} is no MODEL: expected [label=]name[(arguments)][@settings], such as "
+            "'bottleneck(channels=512)@bf16'"
         )
-    if match["settings"]:
-        raise UsageError(f"{text!r}: settings after '@' are not supported yet; use the options of the command")
     args, kwargs = _literals(text, match["arguments"] or "")
-    return Spec(text.strip(), match["label"] and match["label"].strip(), match["name"].strip(), args, kwargs)
+    own = _own(text, match["settings"][1:]) if match["settings"] else Own()
+    return Spec(text.strip(), match["label"] and match["label"].strip(), match["name"].strip(), args, kwargs, own)
+
+
+_DTYPES = {
+    "float32": ("float32", "fp32"),
+    "bfloat16": ("bfloat16", "bf16"),
+    "float16": ("float16", "fp16", "half"),
+    "float64": ("float64", "fp64", "double"),
+}
+DTYPES = tuple(_DTYPES)
+_DTYPE_NAMES = {name: dtype for dtype, names in _DTYPES.items() for name in names}
+_SWITCH = {"on": True, "off": False}
+_FLAGS = ("amp", "channels-last", "compile")
+
+
+def _whole(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+_KEYS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
+    "b": ("batch_size", _whole, "a whole number of at least 1"),
+    "batch-size": ("batch_size", _whole, "a whole number of at least 1"),
+    "threads": ("threads", _whole, "a whole number of at least 1"),
+    "dtype": ("dtype", lambda text: _DTYPE_NAMES[text], f"one of {', '.join(_DTYPE_NAMES)}"),
+    "input-size": ("input_size", lambda text: tuple(map(_whole, text.split("x"))), "CxHxW, such as 3x64x64"),
+    **{flag: (flag.replace("-", "_"), lambda text: _SWITCH[text], "on or off") for flag in _FLAGS},
+}
+"""How a setting is written: its field, how its value is read, and what that is."""
+
+
+def _own(text: str, settings: str) -> Own:
+    """Read what stands after '@': bf16,channels-last,b=64."""
+    own: dict[str, Any] = {}
+    for part in (part.strip() for part in settings.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals and part in _DTYPE_NAMES:
+            key, value = "dtype", part
+        elif not equals and part in _FLAGS:
+            value = "on"
+        if key not in _KEYS or not value:
+            known = [*_DTYPE_NAMES, *_FLAGS, "b=N", "threads=N", "input-size=CxHxW"]
+            raise UsageError(f"{text!r}: there is no setting {part!r}{nearest(part, known)}; known: {', '.join(known)}")
+        name, read, expected = _KEYS[key]
+        try:
+            own[name] = read(value)
+        except (ValueError, KeyError):
+            raise UsageError(f"{text!r}: {key} is {value!r}; {expected} was expected") from None
+    return Own(**own)
+
+
+def _literal(text: str) -> str:
+    """Quote what is no Python literal."""
+    try:
+        ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return repr(text)
+    return text
+
+
+def varied(text: str, over: Mapping[str, Sequence[str]]) -> list[str]:
+    """Write a MODEL string once for each combination of values, of settings or of arguments of its builder."""
+    spec = parse(text)
+    match = _GRAMMAR.fullmatch(text)
+    assert match is not None
+    texts = []
+    for values in itertools.product(*over.values()):
+        chosen = dict(zip(over, values, strict=True))
+        arguments = [f"{name}={_literal(value)}" for name, value in chosen.items() if name not in _KEYS]
+        settings = [f"{name}={value}" for name, value in chosen.items() if name in _KEYS]
+        called = ", ".join(filter(None, [(match["arguments"] or "").strip(), *arguments]))
+        own = ",".join(filter(None, [(match["settings"] or "")[1:].strip(), *settings]))
+        label = f"{spec.label} {' '.join([*arguments, *settings])}=" if spec.label else ""
+        texts.append(f"{label}{spec.name}{f'({called})' if called else ''}{f'@{own}' if own else ''}")
+    return texts
 
 
 def _literals(text: str, arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -175,6 +256,10 @@ def _literals(text: str, arguments: str) -> tuple[tuple[Any, ...], dict[str, Any
 def resolve(text: str) -> NamedModel:
     """Find what a MODEL string names. Raises UsageError with the nearest names where nothing has that name."""
     spec = parse(text)
+    return dataclasses.replace(_resolve(spec), settings=spec.settings)
+
+
+def _resolve(spec: Spec) -> NamedModel:
     source, separator, rest = spec.name.rpartition(":")
     if not separator:
         return _resolve_bare(spec)

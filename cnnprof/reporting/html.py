@@ -172,7 +172,8 @@ def _run_cards(run: Run) -> list[Card]:
 
 
 def _run_card(run: Run, row: tables.Row, title: str) -> Card:
-    spread = row.note if row.key.endswith("_s") else ""  # of one model alone, the interval of its time
+    alone = row.key in ("inference_s", "training_s")
+    spread = row.note if alone else ""  # the interval of its time
     versus = ("", *row.versus) if row.versus else (spread,) * len(row.values)
     entries = tuple(
         Entry(profile.name, _colour(run, i), value, words, tone(words))

@@ -6,7 +6,7 @@ Every sentence is computed from the run. A row has one unit; unknown is a dash.
 import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnprof import statistics, units
 from cnnprof.comparison import doubts as doubting
@@ -20,6 +20,7 @@ from cnnprof.records import (
     Opinion,
     Ratio,
     Run,
+    Settings,
     TimeByLayer,
     TimeRatio,
 )
@@ -86,17 +87,50 @@ def header(run: Run) -> str:
     )
     device = f"{machine.device} ({machine.device_name})" if machine.device_name else machine.device
     share = cpu_share(run)
+    models = any(p.analysis for p in run.profiles)
     parts = [
         " and ".join(sizes) if len(sizes) < 4 else f"{len(sizes)} input sizes",
-        f"batch {settings.batch_size}" if any(p.analysis for p in run.profiles) else "",
-        settings.dtype if any(p.analysis for p in run.profiles) else "",
-        "bfloat16 autocast" if settings.amp else "",
-        "channels last" if settings.channels_last else "",
-        "compiled" if settings.compile else "",
+        _batches(run) if models else "",
+        *(_how(settings) if models and not settings_differ(run) else ()),
         f"{device}, {units.plural(machine.threads, 'thread')}" + (f" (CPU share {share:.2f})" if share else ""),
         f"torch {machine.torch.partition('+')[0]}",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def batch_sizes(run: Run) -> tuple[int, ...]:
+    """Return the different batch sizes of the candidates, in their order."""
+    return tuple(dict.fromkeys(profile.batch_size for profile in run.profiles if profile.batch_size))
+
+
+def _batches(run: Run) -> str:
+    sizes = batch_sizes(run) or (run.settings.batch_size,)
+    return f"batch {sizes[0]}" if len(sizes) == 1 else f"batches of {sizes[0]:,} to {sizes[-1]:,}"
+
+
+def settings_differ(run: Run) -> bool:
+    """Say whether candidates are measured in different ways, their batch apart."""
+    return len({replace(run.settings.of(profile.settings), batch_size=1) for profile in run.profiles}) > 1
+
+
+def _how(settings: Settings) -> list[str]:
+    said = {
+        settings.dtype: True,
+        "bfloat16 autocast": settings.amp,
+        "channels last": settings.channels_last,
+        "compiled": settings.compile,
+    }
+    return [words for words, holds in said.items() if holds]
+
+
+def _settings_row(run: Run) -> Row:
+    own = [run.settings.of(profile.settings) for profile in run.profiles]
+    threads = len({settings.threads for settings in own}) > 1
+    values = tuple(
+        ", ".join([*_how(each), *([units.plural(each.threads or run.machine.threads, "thread")] if threads else [])])
+        for each in own
+    )
+    return Row("settings", "settings", values, ("",) * (len(values) - 1))
 
 
 def cpu_share(run: Run) -> float | None:
@@ -141,7 +175,15 @@ def summary(run: Run) -> tuple[Row, ...]:
     if any(profile.analysis for profile in run.profiles):
         rows += [_params_row(run), _macs_row(run)]
     modes: Sequence[Mode] = run.settings.modes
+    if settings_differ(run):
+        rows.insert(0, _settings_row(run))
+    if len(batch_sizes(run)) > 1:
+        rows.insert(0, _batch_row(run))
     rows += [_time_row(run, mode) for mode in modes]
+    if len(batch_sizes(run)) > 1:
+        rows += [_speed_row(run, mode) for mode in modes]
+    if any(run.settings.of(profile.settings).compile for profile in run.profiles):
+        rows += [_compile_row(run, mode) for mode in modes]
     if any(profile.analysis for profile in run.profiles):
         rows += [_memory_row(run, mode) for mode in modes]
         rows += [_field_row(run), _channels_row(run)]
@@ -170,14 +212,49 @@ def _macs_row(run: Run) -> Row:
 _TIME_LABELS = {"inference": "forward", "training": "training step"}
 
 
+def _batch_row(run: Run) -> Row:
+    values = tuple(units.integer(profile.batch_size) for profile in run.profiles)
+    return Row("batch_size", "batch size", values, ("",) * (len(values) - 1))
+
+
+def images_per_s(candidate: Candidate, mode: Mode) -> float | None:
+    """Images of a batch over the seconds of a batch."""
+    latency = candidate.latency[mode]
+    return candidate.batch_size / latency.median_s if latency and candidate.batch_size else None
+
+
+def _speed_row(run: Run, mode: Mode) -> Row:
+    speeds = [images_per_s(profile, mode) for profile in run.profiles]
+    decimals = units.decimals_for(units.COUNTS[-1], speeds)
+    values = tuple(units.in_unit(speed, units.COUNTS[-1], decimals) for speed in speeds)
+    what = "images / s" if mode == "inference" else "images / s, training"
+    return Row(f"{mode}_images_per_s", what, values, ("",) * (len(values) - 1))
+
+
+def _compile_row(run: Run, mode: Mode) -> Row:
+    """What is paid once, and is no part of the times."""
+    seconds = [
+        latency.first_calls_s[0]
+        if (latency := profile.latency[mode]) and latency.first_calls_s and run.settings.of(profile.settings).compile
+        else None
+        for profile in run.profiles
+    ]
+    values = tuple(units.in_unit(value, units.SECONDS[0], 1) for value in seconds)
+    return Row(f"{mode}_compile", f"to compile, {mode}, s", values, ("",) * (len(values) - 1), "once, apart")
+
+
 def _time_row(run: Run, mode: Mode) -> Row:
     latencies = [profile.latency[mode] for profile in run.profiles]
-    medians = [latency.median_s if latency else None for latency in latencies]
+    per_image = len(batch_sizes(run)) > 1
+    shared = [(profile.batch_size or 1) if per_image else 1 for profile in run.profiles]
+    medians = [
+        latency.median_s / images if latency else None for latency, images in zip(latencies, shared, strict=True)
+    ]
     unit = units.column_unit(units.SECONDS, medians)
     decimals = min(1 if unit.name != "s" else 2, units.decimals_for(unit, medians))
     values = tuple(units.in_unit(value, unit, max(decimals, 1)) for value in medians)
     ratios = [c.latency if mode == "inference" else c.training_latency for c in contrasts(run)]
-    label = f"{_TIME_LABELS[mode]}, {unit.name}"
+    label = f"{_TIME_LABELS[mode]}, {unit.name}" + (" per image" if per_image else "")
     versus = tuple(time_words(ratio, run, profile) for ratio, profile in zip(ratios, run.profiles[1:], strict=True))
     note = "" if contrasts(run) else _spread(latencies[0], unit, max(decimals, 1))
     return Row(f"{mode}_s", label, values, versus, note)
@@ -260,6 +337,29 @@ def _channels_row(run: Run) -> Row:
         for mixing in mixings[1:]
     )
     return Row("narrowest_channels", "narrowest channels", values, versus)
+
+
+def by_candidate(run: Run) -> tuple[Table, str]:
+    """Turn the summary round, a line a candidate, for many of them; and say what is the same for all."""
+    names = [profile.name for profile in run.profiles]
+    columns: list[tuple[str, tuple[str, ...]]] = []
+    same: list[str] = []
+    for row in summary(run):
+        timed = row.key in ("inference_s", "training_s")
+        if len(set(row.values)) == 1 and not timed:
+            same.append(f"{row.label} {row.values[0]}")
+            continue
+        columns.append((row.label, row.values))
+        if timed:
+            columns.append((f"vs {names[0]}" + " " * len(columns), ("", *row.versus)))
+    labels = tuple(label for label, _ in columns)
+    rows = tuple((name, *cells) for name, *cells in zip(names, *(values for _, values in columns), strict=True))
+    versus = [label for label in labels if label.startswith("vs ")]
+    words = frozenset({"model", "settings", *versus})
+    kept = {"batch size", *versus, *(label for label in labels if label.startswith(tuple(_TIME_LABELS.values())))}
+    droppable = tuple(label for label in reversed(labels) if label not in kept)
+    said = f"The same for all: {', '.join(same)}." if same else ""
+    return Table("Summary", ("model", *labels), rows, words, droppable), said
 
 
 # Sentences -----------------------------------------------------------------------------------------------------------

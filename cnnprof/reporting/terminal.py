@@ -32,7 +32,7 @@ def renderable(record: Record, depth: int = 2, sort: str | None = None, explain:
 
 def run(document: Run) -> RenderableType:
     """The screen of a comparison or of a profile."""
-    parts: list[RenderableType] = [Text(tables.header(document)), Text(), summary(document)]
+    parts: list[RenderableType] = [Text(tables.header(document)), Text(), *_summary(document)]
     if len(document.profiles) == 1:
         parts += [Text(), _layers(document)]
     parts += [Text(), *_closing_lines(document)]
@@ -52,6 +52,21 @@ def doubt_line(about: str, message: str, hint: str) -> Text:
     """Name what a doubt is about, what it says, and what to do."""
     said = Text.assemble((f"{about}: ", "bold yellow"), message)
     return said.append(f"; {hint}" if hint else "")
+
+
+MOST_ACROSS = 3
+"""More candidates stand one below the other."""
+
+
+def _summary(document: Run) -> Iterable[RenderableType]:
+    if len(document.profiles) <= MOST_ACROSS:
+        yield summary(document)
+        return
+    table, same = tables.by_candidate(document)
+    yield Fitted(table)
+    if same:
+        yield Text()
+        yield Text(same, style="dim")
 
 
 def summary(document: Run) -> Grid:

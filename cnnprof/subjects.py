@@ -1,0 +1,205 @@
+"""What users give to what is measured: models under their names, what they are fed, settings that hold together."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import nn
+
+from cnnprof.errors import UsageError
+from cnnprof.inputs import Inputs
+from cnnprof.models import catalog
+from cnnprof.records import MODES, Mode, Own, Settings, Size
+
+Model = nn.Module | str
+"""A module, or a MODEL string."""
+Loss = Callable[[Any], torch.Tensor]
+
+
+class Options(TypedDict, total=False):
+    """Settings that may be given by name; see Settings for their meaning and defaults."""
+
+    device: str
+    dtype: str
+    amp: bool
+    channels_last: bool
+    compile: bool
+    threads: int | None
+    processes: bool
+    modes: tuple[Mode, ...]
+    time_s: float | None
+    ci: float
+    seed: int
+    margin: float
+    allocator: Literal["kept", "system"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under its name, with the inputs it is given."""
+
+    name: str
+    resolved: str
+    module: nn.Module
+    build: Callable[[], nn.Module]
+    input_size: Size | None
+    own_inputs: Inputs | None
+    own: Own
+    asked: tuple[Any, ...]
+    """What it was made from, so that another process can make it again."""
+
+    @property
+    def trainable(self) -> bool:
+        """Say whether there is anything for a training step to train."""
+        return any(parameter.requires_grad for parameter in self.module.parameters())
+
+    def inputs(self, batch_size: int, seed: int) -> Inputs:
+        """Return what it is fed when it is measured."""
+        if self.own_inputs is not None:
+            return self.own_inputs
+        assert self.input_size is not None
+        return Inputs.random(self.input_size, batch_size, seed)
+
+
+def subject_of(
+    name: str | None, model: Model, input_size: Sequence[int] | int | None, batch_size: int, inputs: Any
+) -> Subject:
+    """Find a model and what it is fed. Raises UsageError where either is not to be had."""
+    if isinstance(model, str):
+        found = catalog.resolve(model)
+    elif isinstance(model, nn.Module):
+        kind = type(model).__name__
+        found = catalog.NamedModel(name or kind, kind, model, lambda: catalog.copied(model), _own_size(model))
+    else:
+        raise UsageError(f"{model!r} is {type(model).__name__}; a model is an nn.Module or a MODEL string")
+    input_size = found.settings.input_size or input_size
+    own = inputs if inputs is not None else found.inputs if input_size is None else None
+    size = _sized(input_size, found.input_size or _own_size(found.module))
+    if own is None and size is None:
+        own = _example(found.module)
+    checked_count("batch size", batch_size)
+    if own is None and size is None:
+        raise UsageError(f"{found.name} does not say what it is fed; give --input-size, such as 3x224x224")
+    return Subject(
+        name or found.name,
+        found.resolved,
+        found.module,
+        found.build,
+        None if own is not None else size,
+        None if own is None else Inputs.of(own),
+        found.settings,
+        (name, model, input_size, batch_size, inputs),
+    )
+
+
+def _own_size(module: nn.Module) -> Size | None:
+    """Read the size that a module carries: timm's default_cfg, or the shape of Lightning's example_input_array."""
+    config = getattr(module, "default_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        return tuple(config["input_size"])
+    example = getattr(module, "example_input_array", None)
+    if not isinstance(example, torch.Tensor) or not example.is_floating_point():
+        return None
+    return tuple(example.shape[1:])
+
+
+def _example(module: nn.Module) -> Any:
+    """Return Lightning's example_input_array where it is more than an image: several inputs, named ones, integers."""
+    example = getattr(module, "example_input_array", None)
+    return (example,) if isinstance(example, dict) else example
+
+
+def _sized(asked: Sequence[int] | int | None, own: Size | None) -> Size | None:
+    """Take the size that was asked for, else the model's own; a number alone is the side of a square image."""
+    size = _checked_size(asked)
+    if size is not None and isinstance(asked, int):
+        return (*(own[:-2] if own else (3,)), *size, *size)
+    return size or own
+
+
+def _checked_size(size: Sequence[int] | int | None) -> Size | None:
+    if size is None:
+        return None
+    lengths = tuple(size) if isinstance(size, Iterable) else (size,)
+    if not lengths or not all(_is_count(length) for length in lengths):
+        raise UsageError(f"input size {size!r}: positive whole numbers without the batch were expected: 3, 224, 224")
+    return lengths
+
+
+def checked_count(what: str, number: int) -> None:
+    """Raise UsageError for what is no whole number of at least 1."""
+    if not _is_count(number):
+        raise UsageError(f"{what} {number!r}: a whole number of at least 1 was expected")
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
+def told_apart(subjects: Sequence[Subject]) -> list[Subject]:
+    """Number the later ones of equal names, so that a model can be compared with itself."""
+    seen: dict[str, int] = {}
+    apart = []
+    for subject in subjects:
+        seen[subject.name] = seen.get(subject.name, 0) + 1
+        number = seen[subject.name]
+        apart.append(subject if number == 1 else replace(subject, name=f"{subject.name} ({number})"))
+    return apart
+
+
+def settings_of(
+    input_size: Sequence[int] | int | None, batch_size: int, options: Options, loss: Loss | str | None = None
+) -> Settings:
+    """Put options together. Raises UsageError where one is out of its range."""
+    given: dict[str, Any] = dict(options)
+    if loss is not None:
+        given["loss"] = _name_of(loss)
+    settings = Settings(batch_size=batch_size, input_size=_checked_size(input_size), **given)
+    return checked(replace(settings, device=_device(given.get("device", "auto"))))
+
+
+def _name_of(loss: Loss | str) -> str:
+    """Return a loss by its name alone, without the folders of this machine."""
+    return loss.rpartition(":")[2] if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
+
+
+def checked(settings: Settings) -> Settings:
+    """Return settings as they are. Raises UsageError where one is out of its range."""
+    checked_count("batch size", settings.batch_size)
+    if settings.threads is not None:
+        checked_count("threads", settings.threads)
+    if settings.time_s is not None and not 0 < settings.time_s < math.inf:
+        raise UsageError(f"time {settings.time_s!r}: a number of seconds above 0 was expected")
+    if not 0 < settings.ci < 1:
+        raise UsageError(f"ci {settings.ci!r}: a share between 0 and 1 was expected, such as 0.005")
+    if not 0 <= settings.seed < SEEDS:
+        raise UsageError(f"seed {settings.seed!r}: a whole number from 0 to {SEEDS - 1} was expected")
+    if settings.allocator not in ("kept", "system"):
+        raise UsageError(f"allocator {settings.allocator!r}: kept or system was expected")
+    if settings.dtype not in catalog.DTYPES:
+        raise UsageError(f"dtype {settings.dtype!r}: one of {', '.join(catalog.DTYPES)} was expected")
+    unknown = [mode for mode in settings.modes if mode not in MODES]
+    if unknown or not settings.modes:
+        raise UsageError(f"mode {unknown or settings.modes!r}: {' or '.join(MODES)} was expected")
+    return settings
+
+
+SEEDS = 2**32
+"""As many as every generator takes."""
+
+
+def _device(asked: str) -> str:
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UsageError(f"device {asked!r}: auto, cpu, cuda or cuda:1 was expected") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "none"
+        raise UsageError(f"device {asked!r}: torch {torch.__version__} finds {found} here; use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {asked!r}: cnnprof measures on cpu and cuda")
+    return asked
