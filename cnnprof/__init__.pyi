@@ -11,9 +11,11 @@ from .profiling import Listener as Listener
 from .profiling import analyze as analyze
 from .profiling import compare as compare
 from .profiling import compare_calls as compare_calls
+from .profiling import doctor as doctor
 from .profiling import profile as profile
 from .records import Analysis as Analysis
 from .records import Comparison as Comparison
+from .records import MachineReport as MachineReport
 from .records import Profile as Profile
 from .reporting import load as load
 from .reporting import save as save

@@ -123,6 +123,7 @@ Over = Annotated[
     list[str] | None,
     typer.Option("--over", metavar="NAME=V,V", help="Try values of a setting or an argument: batch-size=1,8,64."),
 ]
+Roofline = Annotated[bool, typer.Option("--roofline", help="Put layers against the machine's limits.")]
 Seconds = Annotated[
     float | None, typer.Option("--time", help="Seconds of measuring: 10, and 5 a model beyond two, by default.")
 ]
@@ -165,6 +166,7 @@ def compare(
     margin: Margin = "2%",
     processes: Processes = False,
     over: Over = None,
+    roofline: Roofline = False,
     seed: Seed = 42,
     allocator: Allocator = "kept",
     loss: Loss = None,
@@ -197,6 +199,7 @@ def profile(
     margin: Margin = "2%",
     processes: Processes = False,
     over: Over = None,
+    roofline: Roofline = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE.json", help="Save a profiled pass in Chrome's format.")
     ] = None,
@@ -253,6 +256,33 @@ def analyze(
     _save(record, targets)
     if strict and record.uncounted:
         raise typer.Exit(_complain(f"--strict: {_not_counted(record.model, record)}", 1))
+
+
+@app.command()
+def doctor(
+    device: Device = "auto",
+    threads: Threads = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Measure the limits again, though they are known.")] = False,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell what this machine is, what it can do at most, and how quiet it is."""
+    places = _places(output)
+    with _only_json_on_stdout(as_json) as console:
+        with _torch_loading():
+            from cnnprof import profiling
+        from cnnprof.reporting import terminal
+
+        targets = _targets(places, "machine")
+        with _screen(quiet or as_json) as screen:
+            progress = screen.progress if screen is not None else lambda share: None
+            report = profiling.doctor(device, threads, anew=anew, progress=progress)
+        if not (as_json or quiet):
+            console.print(terminal.renderable(report))
+    if as_json:
+        _print_json(report)
+    _save(report, targets)
 
 
 @app.command()
@@ -349,7 +379,18 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
     raise typer.Exit(_code(run, options["strict"]))
 
 
-_SETTINGS = ("device", "dtype", "amp", "channels_last", "threads", "processes", "time_s", "seed", "allocator")
+_SETTINGS = (
+    "device",
+    "dtype",
+    "amp",
+    "channels_last",
+    "threads",
+    "processes",
+    "roofline",
+    "time_s",
+    "seed",
+    "allocator",
+)
 
 
 def _code(run: "Run", strict: bool) -> int:
@@ -531,6 +572,7 @@ def _stem(run: "Run") -> str:
         f"{given.allocator}-allocator": given.allocator != usual.allocator,
         f"margin{given.margin}": given.margin != usual.margin,
         "processes": given.processes,
+        "roofline": given.roofline,
         _slug(given.loss): given.loss != usual.loss,
     }
     name = "-".join(["-vs-".join(parts), *(text for text, differs in settings.items() if differs)])

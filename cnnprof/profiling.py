@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+import torch
 from torch import nn
 
 from cnnprof import machine, statistics, timing
@@ -22,10 +23,12 @@ from cnnprof.analysis.mixing import mixing
 from cnnprof.analysis.opinions import TOOLS, Tool
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast
+from cnnprof.comparison.roofline import against_the_roof
 from cnnprof.errors import UsageError, said
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.measurement import latency, memory, operators, steps
 from cnnprof.models.residual import ResNet
+from cnnprof.peaks import peaks
 from cnnprof.records import (
     MODES,
     Analysis,
@@ -34,9 +37,13 @@ from cnnprof.records import (
     Comparison,
     Doubt,
     Latency,
+    LayerRoof,
     Machine,
+    MachineReport,
     Memory,
     Mode,
+    Noise,
+    Peaks,
     Profile,
     Run,
     Settings,
@@ -197,7 +204,7 @@ def _measured(
     bench = Workbench(subjects, settings, loss)
     with timing.surroundings(settings):
         start = _Start.of(settings)
-        states = _measurements(bench, exact, listener, instruments)
+        states = _measurements(bench, start, exact, listener, instruments)
         return _written_down(start.profile if alone else start.comparison, exact, states, listener)
 
 
@@ -239,11 +246,12 @@ class _Start:
     created: str
     machine: Machine
     settings: Settings
+    peaks: Peaks | None
 
     @classmethod
     def of(cls, settings: Settings) -> "_Start":
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return cls(_command(), _commit(), now, machine.describe(settings.device, settings.allocator), settings)
+        here = machine.describe(settings.device, settings.allocator)
+        return cls(_command(), _commit(), _now(), here, settings, peaks(here) if settings.roofline else None)
 
     def comparison(self, candidates: Mapping[str, Candidate], partial: bool) -> Comparison:
         profiles = tuple(candidates.values())
@@ -263,6 +271,10 @@ class _Start:
         return Profile(**vars(self), profiles=(only,), doubts=about, partial=partial)
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def _command() -> str:
     """Return the command line where it is ours, without the folders of this machine."""
     name = sys.argv[0].replace("\\", "/").rpartition("/")[2] if sys.argv else ""
@@ -279,7 +291,7 @@ def _commit() -> str | None:
 
 
 def _measurements(
-    bench: Workbench, exact: Candidates, listener: Listener, instruments: Instruments
+    bench: Workbench, start: _Start, exact: Candidates, listener: Listener, instruments: Instruments
 ) -> Iterator[Candidates]:
     """Yield what is known after each session, then after each candidate's profiled passes."""
     plan, candidates = timing.Plan(), exact
@@ -288,7 +300,7 @@ def _measurements(
         yield candidates
     for subject in bench.subjects:
         with latency.torch_threads(subject.own.threads):
-            looked = _looked_into(bench, subject, candidates[subject.name], instruments)
+            looked = _looked_into(bench, subject, candidates[subject.name], instruments, start)
         candidates = {**candidates, subject.name: looked}
         yield candidates
 
@@ -296,9 +308,12 @@ def _measurements(
 # A look with the profiler --------------------------------------------------------------------------------------------
 
 
-def _looked_into(bench: Workbench, subject: Subject, candidate: Candidate, instruments: Instruments) -> Candidate:
+def _looked_into(
+    bench: Workbench, subject: Subject, candidate: Candidate, instruments: Instruments, start: _Start
+) -> Candidate:
     """Add the peak memory of each mode, where the time of the last one goes, and whether its numbers are numbers."""
-    peaks: dict[Mode, Memory] = {}
+    memories: dict[Mode, Memory] = {}
+    roofs: tuple[LayerRoof, ...] = ()
     where: TimeByLayer | None = None
     failures = [candidate.failure] if candidate.failure else []
     not_numbers: list[Mode] = []
@@ -311,16 +326,27 @@ def _looked_into(bench: Workbench, subject: Subject, candidate: Candidate, instr
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything; what was measured is kept
             failures.append(f"{mode}, profiled: {said(error)}")
             continue
-        peaks[mode] = on_cuda or memory.peak(before + seen.kept_bytes, seen.allocations)
+        memories[mode] = on_cuda or memory.peak(before + seen.kept_bytes, seen.allocations)
         where = None if step.compiled else _time_by_layer(step.module, seen, mode, latency_)
+        if where is not None and mode == "inference" and start.settings.roofline:
+            roofs = _against_the_roof(bench, subject, where, start.machine)
         not_numbers += [mode] if _holds_nan(seen.result) else []
     return dataclasses.replace(
         candidate,
-        memory=ByMode(**peaks),
+        memory=ByMode(**memories),
         time=where,
+        roofline=roofs,
         not_numbers=tuple(not_numbers),
         failure="; ".join(failures) or None,
     )
+
+
+def _against_the_roof(bench: Workbench, subject: Subject, where: TimeByLayer, here: Machine) -> tuple[LayerRoof, ...]:
+    own = bench.own(subject)
+    dtype = "bfloat16" if own.amp else own.dtype
+    roofs = peaks(dataclasses.replace(here, threads=torch.get_num_threads()))
+    analysis = _analyzed(subject, own.batch_size)
+    return against_the_roof(analysis, where.layers, roofs, dtype, getattr(torch, dtype).itemsize)
 
 
 def _holds_nan(result: Any) -> bool:
@@ -340,6 +366,44 @@ def _time_by_layer(module: nn.Module, seen: operators.Pass, mode: Mode, latency_
         passes=seen.passes,
         mode=mode,
     )
+
+
+# The machine ---------------------------------------------------------------------------------------------------------
+
+
+def doctor(
+    device: str = "auto",
+    threads: int | None = None,
+    *,
+    anew: bool = False,
+    time_s: float = 3.0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> MachineReport:
+    """Tell what this machine is, what it can do at most, and how quiet it is.
+
+    Its roofs are measured once, and `anew` where that is asked for; its noise is that of two equal calls, compared for
+    `time_s` seconds. Raises UsageError for a device that is not there.
+    """
+    settings = settings_of(None, 1, {"device": device, "threads": threads})
+    with timing.surroundings(settings):
+        here = machine.describe(settings.device, settings.allocator)
+        roofs = peaks(here, anew, progress)
+        equals = _two_equals(time_s)
+    ratio, latency_ = equals.comparisons[0].latency, equals.profiles[0].latency.inference
+    waited = 1 - latency_.got_share if latency_ and latency_.got_share is not None else None
+    noise = Noise(ratio.ratio, ratio.ci95, ratio.verdict, waited) if ratio else None
+    return MachineReport(_command(), _now(), here, roofs, noise, equals.doubts)
+
+
+def _two_equals(time_s: float) -> Comparison:
+    """Compare a convolution with one like it."""
+
+    def convolution() -> latency.Call:
+        image, weight = torch.randn(4, 64, 56, 56), torch.randn(64, 64, 3, 3)
+        return lambda: torch.nn.functional.conv2d(image, weight, padding=1)
+
+    with torch.random.fork_rng(devices=[]):
+        return compare_calls({"one": convolution(), "the other": convolution()}, time_s)
 
 
 # Any callables -------------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ Raw first: times are kept by session, and medians and intervals are worked out w
 stand in the names; text is made in units and reporting alone. Unknown is None; 0 means zero.
 """
 
+import math
 import statistics as stdlib_statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Generic, Literal, TypeVar
 
 from cnnprof import statistics
@@ -309,6 +310,10 @@ class LayerTime:
     kind: str
     forward_s: float
     backward_s: float | None
+    forward_operators: int = 0
+    """How many operators a forward pass called."""
+    transformed: bool = False
+    """It ran a kernel that does fewer products than the layer has: Winograd, or FFT."""
 
 
 @dataclass(frozen=True)
@@ -333,6 +338,100 @@ class TimeByLayer:
     operators: tuple[OperatorTime, ...] = ()
     passes: int = 1
     mode: Mode = "inference"
+
+
+@dataclass(frozen=True)
+class Product:
+    """The fastest matrix product of a dtype: FLOPs are 2 N^3."""
+
+    dtype: str
+    flops_per_s: float
+    side: int
+    """Of the square matrices that reached it."""
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes read and written a second, over a working set of so many bytes."""
+
+    working_set_bytes: int
+    copy_bytes_per_s: float
+    """One half is copied to the other."""
+    update_bytes_per_s: float
+    """All of it is read, changed and written."""
+
+    @property
+    def bytes_per_s(self) -> float:
+        """The better of both."""
+        return max(self.copy_bytes_per_s, self.update_bytes_per_s)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What a machine can do at most, with so many threads."""
+
+    device: str
+    threads: int
+    products: tuple[Product, ...]
+    bandwidths: tuple[Bandwidth, ...]
+    call_s: float
+    """What the smallest operator costs."""
+
+    def flops_per_s(self, dtype: str) -> float | None:
+        """Return the roof of a dtype; None where it was not measured."""
+        return next((product.flops_per_s for product in self.products if product.dtype == dtype), None)
+
+    def bytes_per_s(self, working_set: float) -> float:
+        """Return the bandwidth at a working set, between those that were measured; the first and last hold beyond."""
+        curve = self.bandwidths
+        if working_set <= curve[0].working_set_bytes:
+            return curve[0].bytes_per_s
+        for below, above in pairwise(curve):
+            if working_set <= above.working_set_bytes:
+                share = math.log(working_set / below.working_set_bytes) / math.log(
+                    above.working_set_bytes / below.working_set_bytes
+                )
+                return below.bytes_per_s * math.exp(share * math.log(above.bytes_per_s / below.bytes_per_s))
+        return curve[-1].bytes_per_s
+
+
+Bound = Literal["compute", "memory", "overhead"]
+
+
+@dataclass(frozen=True)
+class LayerRoof:
+    """The forward pass of one layer against the machine's roofs."""
+
+    path: str
+    kind: str
+    time_s: float
+    flops: int
+    moved_bytes: int
+    """Of each operator's inputs and outputs, once."""
+    attainable_s: float
+    bound: Bound
+    transformed: bool = False
+    """It may be faster than its roof: its kernels do fewer products than it has."""
+
+    @property
+    def intensity(self) -> float | None:
+        """FLOPs a byte."""
+        return self.flops / self.moved_bytes if self.moved_bytes else None
+
+    @property
+    def flops_per_s(self) -> float:
+        """What it achieved."""
+        return self.flops / self.time_s
+
+    @property
+    def bytes_per_s(self) -> float:
+        """What it achieved."""
+        return self.moved_bytes / self.time_s
+
+    @property
+    def share(self) -> float:
+        """Of its roof."""
+        return self.attainable_s / self.time_s
 
 
 @dataclass(frozen=True)
@@ -366,6 +465,8 @@ class Candidate:
     """Why the measurement of this candidate stopped; what had been measured by then is kept."""
     batch_size: int | None = None
     """Images in a call that is timed."""
+    roofline: tuple[LayerRoof, ...] = ()
+    """Its forward pass against the machine's roofs, where that was asked for."""
     settings: Own = field(default_factory=Own)
 
 
@@ -435,6 +536,8 @@ class Settings:
     threads: int | None = None
     """None: torch's own."""
     modes: tuple[Mode, ...] = MODES
+    roofline: bool = False
+    """Put layers against the machine's roofs."""
     processes: bool = False
     """Every session runs in a process of its own."""
     time_s: float | None = None
@@ -467,6 +570,8 @@ class Comparison(Shown):
     doubts: tuple[Doubt, ...] = ()
     partial: bool = False
     """Measuring was interrupted."""
+    peaks: Peaks | None = None
+    """The machine's roofs, where layers were put against them."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where the first profile is not the baseline, or the others are not compared with it."""
@@ -487,6 +592,7 @@ class Profile(Shown):
     profiles: tuple[Candidate]
     doubts: tuple[Doubt, ...] = ()
     partial: bool = False
+    peaks: Peaks | None = None
 
     @property
     def name(self) -> str:
@@ -515,13 +621,37 @@ class Profile(Shown):
         return self.profiles[0].time
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What comes of comparing two equal calls: how much a difference must be to be seen here and now."""
+
+    ratio: float | None
+    ci95: Interval | None
+    verdict: Verdict
+    waited_share: float | None
+    """Of the time its threads could run they waited for a processor."""
+
+
+@dataclass(frozen=True)
+class MachineReport(Shown):
+    """A machine, what it can do at most, and how quiet it is."""
+
+    command: str
+    created: str
+    machine: Machine
+    peaks: Peaks
+    noise: Noise | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile
+Record = Analysis | Comparison | Profile | MachineReport
 """Whatever is saved, printed and reported."""
 
 
 def schema_of(record: Record) -> str:
     """Name the kind of a document."""
-    return {Analysis: "analysis", Comparison: "comparison", Profile: "profile"}[type(record)]
+    kinds = {Analysis: "analysis", Comparison: "comparison", Profile: "profile", MachineReport: "machine"}
+    return kinds[type(record)]

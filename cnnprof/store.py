@@ -22,11 +22,13 @@ KINDS: dict[str, type[records.Record]] = {
     "analysis": records.Analysis,
     "comparison": records.Comparison,
     "profile": records.Profile,
+    "machine": records.MachineReport,
 }
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
     records.Totals: ("flops",),
     records.Opinion: ("unexplained",),
+    records.LayerRoof: ("intensity", "flops_per_s", "bytes_per_s", "share"),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
     channels_last: bool
     compile: bool
     threads: int | None
+    roofline: bool
     processes: bool
     modes: tuple[Mode, ...]
     time_s: float | None

@@ -7,6 +7,7 @@ from torch import nn
 import cnnprof
 from cnnprof import UsageError
 from cnnprof.models import catalog, zoo
+from cnnprof.records import Own
 
 
 def test_the_listing_is_what_the_builders_make():
@@ -144,3 +145,36 @@ def test_building_leaves_the_global_generator_alone_when_analyzing():
     cnnprof.analyze("regnet_x_400mf")
     cnnprof.analyze("resnet18")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("resnet50@bf16", {"dtype": "bfloat16"}),
+        ("resnet50@channels-last,compile", {"channels_last": True, "compile": True}),
+        ("a=resnet50(num_classes=3)@b=64, threads=1", {"batch_size": 64, "threads": 1}),
+        (
+            "resnet50@dtype=fp64,amp=off,input-size=3x64x64",
+            {"dtype": "float64", "amp": False, "input_size": (3, 64, 64)},
+        ),
+        ("net.py:build(x='@')", {}),
+    ],
+)
+def test_settings_after_the_name(text, settings):
+    assert catalog.parse(text).settings == Own(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "over", "texts"),
+    [
+        ("cnn", {}, ["cnn"]),
+        ("cnn", {"batch-size": ["1", "8"]}, ["cnn@batch-size=1", "cnn@batch-size=8"]),
+        ("x=cnn(pool_every=2)@bf16", {"b": ["4"]}, ["x, b 4=cnn(pool_every=2)@bf16,b=4"]),
+        ("cnn", {"channels": ["[8]", "[16]"]}, ["cnn(channels=[8])", "cnn(channels=[16])"]),
+        ("cnn", {"pooling_type": ["max", "'avg'"]}, ["cnn(pooling_type='max')", "cnn(pooling_type='avg')"]),
+        ("cnn", {"b": ["1", "2"], "amp": ["on"]}, ["cnn@b=1,amp=on", "cnn@b=2,amp=on"]),
+    ],
+)
+def test_variants(text, over, texts):
+    assert catalog.varied(text, over) == texts
+    assert [catalog.parse(each).name for each in texts] == ["cnn"] * len(texts)

@@ -341,3 +341,81 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path, run):
 def test_both_ways_to_start_it(start):
     done = subprocess.run([*start, "--version"], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("cnnprof 0.1.0\n", "")
+
+
+def test_settings_of_candidates(run):
+    code, out, err = run(
+        "compare", "cnn", "cnn@bf16", "cnn@b=2,threads=1", "-b", "1", "--mode", "inference", "--time", "0.3", "--json"
+    )
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    plain, narrow, larger = document["profiles"]
+    assert [profile["batch_size"] for profile in document["profiles"]] == [1, 1, 2]
+    assert narrow["settings"]["dtype"] == "bfloat16"
+    assert larger["settings"] | {"threads": 1, "batch_size": 2} == larger["settings"]
+    assert narrow["memory"]["inference"]["before_bytes"] * 2 == plain["memory"]["inference"]["before_bytes"]
+    times = [profile["latency"]["inference"]["median_s"] for profile in document["profiles"]]
+    ratio = document["comparisons"][1]["latency"]["ratio"]
+    assert ratio is None or ratio == pytest.approx(times[2] / times[0] / 2, rel=0.5)  # per image
+    assert any("per image" in doubt["message"] for doubt in document["doubts"])
+
+
+def test_several_values_of_an_option(run):
+    code, out, err = run(
+        "profile", "cnn", "--over", "batch-size=1,2,4", "--mode", "inference", "--time", "0.3", "-o", "over.html",
+        "-o", "over.md"
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "images / s" in Path("over.md").read_text()
+    page = Path("over.html").read_text()
+    assert "Time and throughput over the batch size" in page
+    assert "images in a batch" in page
+    code, out, _ = run(
+        "compare", "cnn", "--over", "channels=[8],[16]", "--time", "0.2", "--mode", "inference", "--json"
+    )
+    assert [profile["name"] for profile in json.loads(out)["profiles"]] == ["cnn(channels=[8])", "cnn(channels=[16])"]
+    for wrong in ("batch-size", "=1", "b="):
+        code, _, err = run("profile", "cnn", "--over", wrong)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "NAME=VALUE,VALUE was expected" in err
+
+
+def test_many_candidates_stand_one_below_the_other(run):
+    names = ["cnn", "cnn@bf16", "cnn@threads=1", "b=cnn(channels=[16])"]
+    code, out, _ = run("compare", *names, "-b", "1", "--mode", "inference", "--time", "0.3", "--no-report")
+    assert code == 0
+    assert all(any(line.startswith(name) for line in out.splitlines()) for name in ("cnn@bf16", "cnn@threads=1"))
+
+
+@pytest.mark.slow
+def test_sessions_in_processes_of_their_own(run):
+    options = ["-b", "1", "--mode", "inference", "--time", "0.2", "--processes", "--json"]
+    code, out, err = run("compare", "cnn", "small=cnn(channels=[8])", *options)
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert document["settings"]["processes"] is True
+    assert len(document["profiles"][0]["latency"]["inference"]["sessions"]) >= 3
+
+
+def test_a_trace_is_saved(run):
+    options = ["--mode", "inference", "--time", "0.1", "--no-report"]
+    code, _, err = run("profile", "cnn", "-b", "1", "--trace", "trace.json", *options)
+    assert (code, err) == (0, "")
+    names = {event["name"] for event in json.loads(Path("trace.json").read_text())["traceEvents"]}
+    assert {"aten::conv2d", "cnnprof.module:feature_extractor.0"} <= names
+
+
+def test_a_network_whose_output_is_not_a_number(run, tmp_path):
+    (tmp_path / "nan.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Nan(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.linear = nn.Linear(4, 4)\n"
+        "    def forward(self, x):\n        return self.linear(x) * float('nan')\n"
+    )
+    code, out, _ = run(
+        "profile", "nan.py:Nan", "--input-size", "4x1x4", "-b", "2", "--time", "0.1", "--no-report", "--json"
+    )
+    assert code == 0
+    doubts = [doubt["message"] for doubt in json.loads(out)["doubts"]]
+    assert any("output holds NaN" in doubt for doubt in doubts)
+    assert any("loss holds NaN" in doubt for doubt in doubts)

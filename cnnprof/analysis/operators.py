@@ -5,6 +5,7 @@ matter: the parts are what is counted, the whole is what a traced graph shows. O
 output follow from shapes, strides, dtypes and arguments, so they are worked out once.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -184,7 +185,14 @@ def _first(output: Output) -> torch.Tensor:
 
 
 def _bytes(tensors: Iterator[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(_elements(tensor) * tensor.element_size() for tensor in tensors)
+
+
+def _elements(tensor: torch.Tensor) -> int:
+    """Count what lies in memory: the copies of an expanded tensor are one."""
+    if tensor.layout is not torch.strided or not tensor.numel():
+        return tensor.numel()
+    return math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
 
 
 # What is remembered --------------------------------------------------------------------------------------------------

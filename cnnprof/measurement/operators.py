@@ -8,6 +8,7 @@ What a module does outside operators counts where it takes long: a wait, or Pyth
 import bisect
 import json
 import os
+import re
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -35,6 +36,8 @@ LEAST_PASSES, MOST_PASSES = 3, 20
 GAP_NS = 1_000_000
 """A module's time between operators counts from here on: dispatch and the profiler itself take microseconds."""
 MOST_TRACED = 100_000
+_TRANSFORM = re.compile("winograd|fft", re.IGNORECASE)
+"""Names of CUDA's kernels that do fewer products than a convolution has."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Spent:
     calls: int = 0
     forward_ns: float = 0
     backward_ns: float = 0
+    transformed: bool = False
 
 
 Digest = Mapping[tuple[str, str], Spent]
@@ -233,9 +237,11 @@ def digest(events: Iterable[Event]) -> Digest:
     """
     events = list(events)
     kernels: defaultdict[int, int] = defaultdict(int)
+    transforming: set[int] = set()
     for event in events:
         if event.on_device and event.correlation:
             kernels[event.correlation] += event.end_ns - event.start_ns
+            transforming |= {event.correlation} if _TRANSFORM.search(event.name) else set()
     placed = [found for thread in _by_thread(events) for found in _placed(thread)]
     made_by = {
         found.event.sequence: found.path
@@ -245,6 +251,7 @@ def digest(events: Iterable[Event]) -> Digest:
     calls: Counter[tuple[str, str]] = Counter()
     forward: Counter[tuple[str, str]] = Counter()
     backward: Counter[tuple[str, str]] = Counter()
+    transformed: set[tuple[str, str]] = set()
     for found in placed:
         if not found.event.is_operator or not (found.outermost or kernels):
             continue
@@ -254,8 +261,9 @@ def digest(events: Iterable[Event]) -> Digest:
         path = found.path if found.node is None else made_by.get(found.node, LOSS_PATH)
         key = (path, found.event.name.removeprefix("aten::"))
         calls[key] += 1
+        transformed |= {key} if found.event.correlation in transforming else set()
         (forward if found.node is None else backward)[key] += took_ns
-    return {key: Spent(calls[key], forward[key], backward[key]) for key in calls}
+    return {key: Spent(calls[key], forward[key], backward[key], key in transformed) for key in calls}
 
 
 def typical(digests: Sequence[Digest]) -> Digest:
@@ -268,6 +276,7 @@ def typical(digests: Sequence[Digest]) -> Digest:
             round(statistics.median(spent.calls for spent in found)),
             statistics.median(spent.forward_ns for spent in found),
             statistics.median(spent.backward_ns for spent in found),
+            any(spent.transformed for spent in found),
         )
 
     return {key: median(key) for key in dict.fromkeys(key for each in digests for key in each)}
@@ -276,12 +285,18 @@ def typical(digests: Sequence[Digest]) -> Digest:
 def by_layer(times: Digest, kinds: Mapping[str, str], training: bool) -> tuple[LayerTime, ...]:
     """Sum operators up by module, in the order of `kinds` (path to class name), then loss and optimizer."""
     sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    operators: Counter[str] = Counter()
+    transformed: set[str] = set()
     for (path, _), spent in times.items():
         sums[path][0] += spent.forward_ns / 1e9
         sums[path][1] += spent.backward_ns / 1e9
+        operators[path] += spent.calls if spent.forward_ns else 0
+        transformed |= {path} if spent.transformed else set()
     rows = dict(kinds) | ({LOSS_PATH: "loss", OPTIMIZER_PATH: "optimizer"} if training else {})
     times_of = {path: (sums[path][0], sums[path][1] if training else None) for path in rows}
-    return tuple(LayerTime(path, kind, *times_of[path]) for path, kind in rows.items())
+    return tuple(
+        LayerTime(path, kind, *times_of[path], operators[path], path in transformed) for path, kind in rows.items()
+    )
 
 
 def by_operator(times: Digest, training: bool) -> tuple[OperatorTime, ...]:

@@ -224,6 +224,9 @@ def _literal(text: str) -> str:
     return text
 
 
+_IN_A_LABEL = str.maketrans("=()@:/\\", " []    ")
+
+
 def varied(text: str, over: Mapping[str, Sequence[str]]) -> list[str]:
     """Write a MODEL string once for each combination of values, of settings or of arguments of its builder."""
     spec = parse(text)
@@ -236,7 +239,8 @@ def varied(text: str, over: Mapping[str, Sequence[str]]) -> list[str]:
         settings = [f"{name}={value}" for name, value in chosen.items() if name in _KEYS]
         called = ", ".join(filter(None, [(match["arguments"] or "").strip(), *arguments]))
         own = ",".join(filter(None, [(match["settings"] or "")[1:].strip(), *settings]))
-        label = f"{spec.label} {' '.join([*arguments, *settings])}=" if spec.label else ""
+        told = ", ".join([spec.label or "", *arguments, *settings]).translate(_IN_A_LABEL)
+        label = f"{told}=" if spec.label else ""
         texts.append(f"{label}{spec.name}{f'({called})' if called else ''}{f'@{own}' if own else ''}")
     return texts
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cnnprof import store
 from cnnprof.errors import UsageError
-from cnnprof.records import Analysis, Record
+from cnnprof.records import Analysis, MachineReport, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,12 +77,14 @@ def load(path: str | Path) -> Record:
 
 
 def to_dataframe(record: Record) -> "pd.DataFrame":
-    """Return the layers of an analysis, or the raw times of a run: model, mode, session, time_s."""
+    """Return the layers of an analysis, the raw times of a run, or the bandwidths of a machine."""
     import pandas as pd
 
     if isinstance(record, Analysis):
         document = store.to_document(record)
         return pd.DataFrame(document["layers"])
+    if isinstance(record, MachineReport):
+        return pd.DataFrame([vars(each) for each in record.peaks.bandwidths])
     rows = [
         {"model": profile.name, "mode": mode, "session": session, "time_s": time_s}
         for profile in record.profiles

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -23,8 +23,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from cnnprof import units
-from cnnprof.records import Candidate, Contrast, Latency, Mode, Run, TimeRatio
-from cnnprof.reporting import tables
+from cnnprof.records import Bandwidth, Candidate, Contrast, Latency, Mode, Peaks, Run, TimeRatio
+from cnnprof.reporting import limits, tables
 
 WIDTH = 5.2
 
@@ -401,6 +401,147 @@ def _median_words(latency: Latency, unit: units.Unit) -> str:
     if bounds is None:
         return words
     return f"{words} {units.span((bounds[0] / unit.size, bounds[1] / unit.size), decimals)}"
+
+
+# Against the limit ---------------------------------------------------------------------------------------------------
+
+_MARKS = {"compute": "o", "memory": "s", "overhead": "^"}
+
+
+def roofline(candidate: Candidate, peaks: Peaks, dtype: str, colour: int = 1) -> str | None:
+    """Draw layers under the machine's roofs: FLOPs a second over FLOPs a byte, both logarithmic; area is time."""
+    roofs = limits.achieved(candidate.roofline)
+    product = peaks.flops_per_s(dtype)
+    if not roofs or product is None:
+        return None
+    with _canvas() as draw:
+        figure = Figure(figsize=(WIDTH, 3.4))
+        axes = _axes(figure, 0.72, 0.85, WIDTH - 0.92, 2.4)
+        places = [roof.intensity or 1.0 for roof in roofs]
+        low, high = min(0.1, *places) / 1.5, max(300.0, *places) * 1.5
+        whole = sum(roof.time_s for roof in roofs)
+        for curve, style in ((peaks.bandwidths[-1], "-"), (max(peaks.bandwidths, key=_bytes_per_s), (0, (4, 3)))):
+            ridge = product / curve.bytes_per_s
+            axes.plot([low, ridge, high], [low * curve.bytes_per_s, product, product], color=MUTED, lw=1.1, ls=style)
+        for roof in roofs:
+            look: Any = {"markersize": 3 + 14 * math.sqrt(roof.time_s / whole), "alpha": 0.55, "markeredgewidth": 0}
+            place = ([roof.intensity or 1.0], [roof.flops_per_s])
+            axes.plot(*place, _MARKS[roof.bound], color=_STAND_INS[colour], **look)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(low, high)
+        achieved = [roof.flops_per_s for roof in roofs]
+        axes.set_ylim(min(*achieved, product / 100) / 1.5, product * 2.2)
+        _decades(axes)
+        words = f"{units.count(product)}FLOP/s, {dtype}"
+        axes.annotate(words, (high, product), (-2, 4), textcoords="offset points", ha="right", color=MUTED)
+        axes.set_xlabel("FLOPs a byte", color=MUTED, labelpad=4)
+        axes.set_ylabel("FLOPs a second", color=MUTED, labelpad=4)
+        note = "line: memory beyond the caches, dashed: within; area is time; ● arithmetic  ■ memory  ▲ calls"
+        figure.text(0.02, 0.04, note, fontsize=8.5, color=MUTED)
+        return draw(figure, f"Layers of {candidate.name} under the machine's roofs")
+
+
+def bandwidth(peaks: Peaks) -> str:
+    """Draw the bandwidth over the working set."""
+    with _canvas() as draw:
+        figure = Figure(figsize=(WIDTH, 2.6))
+        axes = _axes(figure, 0.72, 0.62, WIDTH - 0.92, 1.75)
+        sizes = [each.working_set_bytes for each in peaks.bandwidths]
+        for words, colour, values in (
+            ("copy", 1, [each.copy_bytes_per_s for each in peaks.bandwidths]),
+            ("update", 2, [each.update_bytes_per_s for each in peaks.bandwidths]),
+        ):
+            axes.plot(sizes, values, "o-", color=_STAND_INS[colour], markersize=4, linewidth=1.4)
+            at = (sizes[-1], values[-1])
+            axes.annotate(words, at, (0, 6), textcoords="offset points", ha="right", color=_STAND_INS[colour])
+        axes.set_xscale("log", base=2)
+        ticks = sizes[:: max(1, len(sizes) // 5)]
+        axes.set_xticks(ticks, [units.bytes_(tick).replace(".00", "").replace(".0", "") for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_ylim(0, None)
+        places = MaxNLocator(4).tick_values(0, max(each.bytes_per_s for each in peaks.bandwidths))
+        axes.set_yticks(places, [f"{units.count(place)}B/s" if place else "0" for place in places])
+        axes.grid(axis="y", zorder=0)
+        axes.set_xlabel("working set", color=MUTED, labelpad=4)
+        return draw(figure, "Bandwidth over the working set")
+
+
+def _bytes_per_s(each: Bandwidth) -> float:
+    return each.bytes_per_s
+
+
+def _decades(axes: Axes) -> None:
+    """Label both logarithmic axes at powers of ten."""
+    for (low, high), set_ticks in ((axes.get_xlim(), axes.set_xticks), (axes.get_ylim(), axes.set_yticks)):
+        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        ticks = [10.0**power for power in powers]
+        set_ticks(ticks, [units.count(tick) for tick in ticks])
+        set_ticks([], minor=True)
+    axes.grid(zorder=0)
+
+
+# Over the batch ------------------------------------------------------------------------------------------------------
+
+
+def over_batches(run: Run, mode: Mode) -> str | None:
+    """Draw milliseconds of a batch and images a second over the batch size, for models timed at several."""
+    series = _series(run, mode)
+    if not series:
+        return None
+    with _canvas() as draw:
+        legend = 0.34 if len(series) > 1 else 0.0
+        figure = Figure(figsize=(WIDTH, 2.6 + legend))
+        width = (WIDTH - 1.55) / 2
+        panels = (_axes(figure, 0.62, 0.6, width, 1.62), _axes(figure, 0.62 + width + 0.75, 0.6, width, 1.62))
+        times = [latency.median_s for _, points in series for _, latency in points]
+        unit = units.column_unit(units.SECONDS, times)
+        batches = sorted({batch for _, points in series for batch, _ in points})
+        for place, (_, points) in enumerate(series, 1):
+            colour = _STAND_INS[colour_index(place)]
+            xs = [batch for batch, _ in points]
+            panels[0].plot(
+                xs, [latency.median_s / unit.size for _, latency in points], "o-", color=colour, markersize=5
+            )
+            panels[1].plot(
+                xs, [batch / latency.median_s for batch, latency in points], "o-", color=colour, markersize=5
+            )
+            for batch, latency in points:
+                if latency.ci95_s:
+                    low, high = latency.ci95_s
+                    panels[0].plot([batch] * 2, [low / unit.size, high / unit.size], color=colour, linewidth=2)
+                    panels[1].plot([batch] * 2, [batch / high, batch / low], color=colour, linewidth=2)
+        for axes, words in zip(panels, (f"{unit.name} a batch", "images a second"), strict=True):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+            axes.set_xticks([], minor=True)
+            axes.set_ylim(0, None)
+            places = [place for place in MaxNLocator(4).tick_values(*axes.get_ylim()) if place >= 0]
+            axes.set_yticks(places, [units.count(place) for place in places])
+            axes.grid(axis="y", zorder=0)
+            axes.set_title(words, loc="left", fontsize=10, color=MUTED, pad=6)
+            axes.set_xlabel("images in a batch", color=MUTED, labelpad=4)
+        if legend:
+            _legend(figure, [(place, name) for place, (name, _) in enumerate(series, 1)])
+        return draw(figure, f"Time and throughput over the batch size, {mode}")
+
+
+def _series(run: Run, mode: Mode) -> list[tuple[str, list[tuple[int, Latency]]]]:
+    """Group candidates that differ in their batch alone, each with two sizes or more."""
+    groups: dict[object, list[tuple[int, Latency]]] = {}
+    names: dict[object, str] = {}
+    for profile in run.profiles:
+        latency = profile.latency[mode]
+        if profile.analysis is None or profile.batch_size is None or latency is None:
+            continue
+        key = (profile.analysis.model, profile.analysis.totals, replace(profile.settings, batch_size=None))
+        groups.setdefault(key, []).append((profile.batch_size, latency))
+        names.setdefault(key, re.sub(r"@?(?:,?(?:b|batch-size)=\d+)", "", profile.name))
+    return [
+        (names[key], sorted(points, key=lambda point: point[0]))
+        for key, points in groups.items()
+        if len({batch for batch, _ in points}) > 1
+    ]
 
 
 # From matplotlib to a piece of a page --------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, Mode, Record, Run
-from cnnprof.reporting import figures, tables, tree
+from cnnprof.records import Analysis, Candidate, MachineReport, Mode, Record, Run
+from cnnprof.reporting import figures, limits, tables, tree
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,15 @@ def render(record: Record) -> str:
     """Render the whole page."""
     if isinstance(record, Analysis):
         return _templates().get_template("analysis.html").render(_analysis_view(record))
+    if isinstance(record, MachineReport):
+        return _templates().get_template("machine.html").render(_machine_view(record))
     return _templates().get_template("report.html").render(_run_view(record))
 
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
+    if isinstance(record, MachineReport):
+        return render(record)
     view = _analysis_view(record) if isinstance(record, Analysis) else _head_view(record)
     return _templates().get_template("fragment.html").render(view)
 
@@ -121,9 +125,46 @@ def _run_view(run: Run) -> dict[str, object]:
             for mode, label in _MODE_TITLES.items()
             if (picture := _picture(figures.times(run, mode)))
         ],
+        "batches": [picture for mode in run.settings.modes if (picture := _picture(figures.over_batches(run, mode)))],
+        "limits": [
+            {
+                "name": profile.name,
+                "colour": _colour(run, i),
+                "sentence": limits.roof_sentence(profile),
+                "table": roofs,
+                "figure": _picture(figures.roofline(profile, run.peaks, _dtype(run, profile), _colour(run, i))),
+            }
+            for i, profile in enumerate(run.profiles)
+            if run.peaks and (roofs := limits.roof_table(profile, most=1000))
+        ],
+        "why": limits.why(run),
+        "operators": [
+            {"name": profile.name, "colour": _colour(run, i), "tables": (operators, tables.kind_table(profile))}
+            for i, profile in enumerate(run.profiles)
+            if (operators := tables.operator_table(profile))
+        ],
         "time_table": table and tables.known_columns(table),
         "session_table": tables.session_table(run),
         "foot": tables.foot(run),
+    }
+
+
+def _dtype(run: Run, candidate: Candidate) -> str:
+    own = run.settings.of(candidate.settings)
+    return "bfloat16" if own.amp else own.dtype
+
+
+def _machine_view(report: MachineReport) -> dict[str, object]:
+    return {
+        "title": "This machine",
+        "header": limits.machine_header(report),
+        "headline": limits.machine_sentences(report),
+        "bottom_line": "",
+        "doubts": report.doubts,
+        "products": limits.products_table(report.peaks),
+        "bandwidths": limits.bandwidth_table(report.peaks),
+        "figure": _picture(figures.bandwidth(report.peaks)),
+        "foot": limits.machine_foot(report),
     }
 
 

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 
 import jinja2
 
-from cnnprof.records import Analysis, Record, Run
-from cnnprof.reporting import tables, tree
+from cnnprof.records import Analysis, MachineReport, Record, Run
+from cnnprof.reporting import limits, tables, tree
 
 
 def render(record: Record) -> str:
     """Render the whole report."""
     if isinstance(record, Analysis):
         return _templates().get_template("analysis.md").render(_analysis_view(record))
+    if isinstance(record, MachineReport):
+        return _templates().get_template("machine.md").render(_machine_view(record))
     return _templates().get_template("report.md").render(_run_view(record))
 
 
@@ -57,6 +59,17 @@ def _run_view(run: Run) -> dict[str, object]:
         ],
         "time": (table := tables.time_table(run)) and tables.known_columns(table),
         "sessions": tables.session_table(run),
+        "operators": [
+            (profile.name, operators, tables.kind_table(profile))
+            for profile in run.profiles
+            if (operators := tables.operator_table(profile))
+        ],
+        "limits": [
+            (limits.roof_sentence(profile), roofs)
+            for profile in run.profiles
+            if (roofs := limits.roof_table(profile, most=1000))
+        ],
+        "why": limits.why(run),
         "foot": tables.foot(run),
     }
 
@@ -74,6 +87,18 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "uncounted": analysis.uncounted,
         "uncalled": analysis.uncalled,
         "foot": tables.analysis_foot(analysis),
+    }
+
+
+def _machine_view(report: MachineReport) -> dict[str, object]:
+    return {
+        "title": "This machine",
+        "header": limits.machine_header(report),
+        "headline": limits.machine_sentences(report),
+        "doubts": report.doubts,
+        "products": limits.products_table(report.peaks),
+        "bandwidths": limits.bandwidth_table(report.peaks),
+        "foot": limits.machine_foot(report),
     }
 
 

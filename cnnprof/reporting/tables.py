@@ -510,7 +510,7 @@ def layer_table(candidate: Candidate, most: int = 24) -> Table | None:
     analysis = candidate.analysis
     if analysis is None:
         return None
-    lines = _few(_lines(analysis, candidate.time), most)
+    lines = [*_few(_lines(analysis, candidate.time), most), *_remainder(candidate.time)]
     total = _sum("total", lines)
     time_unit = units.column_unit(units.SECONDS, [line.spent_s for line in lines])
     macs_unit = units.gigas([line.macs for line in lines])
@@ -560,6 +560,13 @@ def _lines(analysis: Analysis, where: TimeByLayer | None) -> list[_Line]:
     return [line for line in lines if line.params or line.macs or line.spent_s]
 
 
+def _remainder(where: TimeByLayer | None) -> list[_Line]:
+    """Return the row that brings the layers up to the latency."""
+    if where is None or where.remainder_s is None:
+        return []
+    return [_Line("remainder to the latency", forward_s=where.remainder_s)]
+
+
 def _few(lines: Sequence[_Line], most: int) -> list[_Line]:
     """Sum up the lines that take least time, or fewest MACs where no time is known."""
     if len(lines) <= most:
@@ -587,12 +594,68 @@ def layer_note(candidate: Candidate) -> str:
     where = candidate.time
     if where is None or where.remainder_s is None:
         return said
+    whole = f"the {doubting.WHAT[where.mode].removeprefix('the ')}'s median"
+    passes = f"{where.passes} profiled passes"
+    return (
+        f"{said} Times are medians of {passes}; the remainder to {whole} is Python, dispatch and what profiling costs."
+    )
+
+
+def operator_table(candidate: Candidate, most: int = 15) -> Table | None:
+    """Where the time of a call went by operator; the smallest are summed up, and the remainder has a row."""
+    where = candidate.time
+    if where is None or not where.operators:
+        return None
+    rows = [(row.operator, row.calls, row.forward_s, row.backward_s) for row in where.operators]
+    if len(rows) > most:
+        rest = rows[most - 1 :]
+        backward = [back for *_, back in rest if back is not None]
+        name = units.plural(len(rest), "smaller operator")
+        summed = (name, sum(calls for _, calls, _, _ in rest), sum(s for _, _, s, _ in rest), sum(backward))
+        rows = [*rows[: most - 1], summed if backward else (*summed[:3], None)]
+    total_s = sum(forward + (backward or 0.0) for _, _, forward, backward in rows) + (where.remainder_s or 0.0)
+    unit = units.column_unit(units.SECONDS, [forward + (backward or 0.0) for _, _, forward, backward in rows])
+    cells = [
+        (
+            name,
+            units.integer(calls),
+            units.in_unit(forward, unit, 2),
+            units.in_unit(backward, unit, 2),
+            units.percent((forward + (backward or 0.0)) / total_s),
+        )
+        for name, calls, forward, backward in rows
+    ]
+    if where.remainder_s is not None:
+        rest_s = units.in_unit(where.remainder_s, unit, 2)
+        cells.append(("remainder to the latency", "", rest_s, "", units.percent(where.remainder_s / total_s)))
+    columns = ("operator", "calls", f"forward, {unit.name}", f"backward, {unit.name}", "% of latency")
+    return known_columns(Table(f"{candidate.name} by operator", columns, tuple(cells)))
+
+
+def kind_table(candidate: Candidate, most: int = 15) -> Table | None:
+    """Where the time of a call went by the type of module, the longest first."""
+    where = candidate.time
+    if where is None:
+        return None
+    sums: dict[str, tuple[int, float, float]] = {}
+    for layer in where.layers:
+        number, forward_s, backward_s = sums.get(layer.kind, (0, 0.0, 0.0))
+        spent = (forward_s + layer.forward_s, backward_s + (layer.backward_s or 0.0))
+        sums[layer.kind] = (number + bool(layer.forward_s or layer.backward_s), *spent)
+    ranked = sorted(((kind, *spent) for kind, spent in sums.items() if spent[0]), key=lambda row: -(row[2] + row[3]))
+    unit = units.column_unit(units.SECONDS, [forward_s + backward_s for *_, forward_s, backward_s in ranked])
     trained = any(layer.backward_s is not None for layer in where.layers)
-    whole = f"the {'training step' if trained else 'forward pass'}'s median"
-    rest = units.seconds(abs(where.remainder_s))
-    if where.remainder_s < 0:
-        return f"{said} The layers of the profiled pass add up to {rest} more than {whole}."
-    return f"{said} The layers add up to {rest} less than {whole}: Python, dispatch, idle threads."
+    rows = tuple(
+        (
+            kind,
+            units.integer(number),
+            units.in_unit(forward_s, unit, 2),
+            units.in_unit(backward_s if trained else None, unit, 2),
+        )
+        for kind, number, forward_s, backward_s in ranked[:most]
+    )
+    columns = ("type", "layers", f"forward, {unit.name}", f"backward, {unit.name}")
+    return known_columns(Table(f"{candidate.name} by type", columns, rows)) if rows else None
 
 
 def known_columns(table: Table, leave_out: str = "") -> Table:
@@ -710,7 +773,8 @@ def _method(run: Run) -> str:
         f"{sessions_text(run)}, each with candidates and inputs built anew; within a session bursts of every candidate "
         f"in random order, the first call of each dropped; {kept} while measuring; seed {run.settings.seed}. "
         "A ratio is taken session by session; its interval is Student's t over the logs. Memory is the allocator's: "
-        "the largest sum of live tensor bytes. Times by layer come from one profiled pass apart from the timed ones."
+        "the largest sum of live tensor bytes. Times by layer come from profiled passes apart from the timed ones: the "
+        "durations of a layer's operators, and its waits outside them from a millisecond on."
     )
 
 

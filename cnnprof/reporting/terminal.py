@@ -10,8 +10,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from cnnprof import units
-from cnnprof.records import Analysis, Record, Run
-from cnnprof.reporting import tables, tree
+from cnnprof.records import Analysis, Candidate, MachineReport, Record, Run
+from cnnprof.reporting import limits, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -27,7 +27,7 @@ def renderable(record: Record, depth: int = 2, sort: str | None = None, explain:
     """Make what rich prints of a record; `depth`, `sort` and `explain` (tools' differences) concern an analysis."""
     if isinstance(record, Analysis):
         return analysis(record, depth, sort, explain)
-    return run(record)
+    return machine(record) if isinstance(record, MachineReport) else run(record)
 
 
 def run(document: Run) -> RenderableType:
@@ -35,14 +35,35 @@ def run(document: Run) -> RenderableType:
     parts: list[RenderableType] = [Text(tables.header(document)), Text(), *_summary(document)]
     if len(document.profiles) == 1:
         parts += [Text(), _layers(document)]
+    parts += [part for profile in document.profiles for part in _limits(profile, len(document.profiles) == 1)]
     parts += [Text(), *_closing_lines(document)]
     return Group(*parts)
 
 
+def _limits(candidate: Candidate, alone: bool) -> Iterable[RenderableType]:
+    table = limits.roof_table(candidate)
+    if table is None:
+        return
+    yield Text()
+    if alone:
+        yield Fitted(table)
+    yield Text(limits.roof_sentence(candidate))
+
+
+def machine(report: MachineReport) -> RenderableType:
+    """The screen of the doctor."""
+    parts: list[RenderableType] = [Text(limits.machine_header(report)), Text()]
+    for table in (limits.products_table(report.peaks), limits.bandwidth_table(report.peaks)):
+        parts += [Fitted(table), Text()]
+    parts += [Text(sentence) for sentence in limits.machine_sentences(report)]
+    parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in report.doubts]
+    return Group(*parts)
+
+
 def _closing_lines(document: Run) -> Iterable[RenderableType]:
-    line = tables.bottom_line(document)
-    if line:
-        yield Text(line)
+    for line in (tables.bottom_line(document), limits.why(document)):
+        if line:
+            yield Text(line)
     yield Text(tables.sessions_text(document), style="dim")
     for doubt in document.doubts:
         yield doubt_line(doubt.about, doubt.message, doubt.hint)

@@ -1,0 +1,80 @@
+"""What this machine can do at most: matrix products, bandwidth over the working set, the cost of a call.
+
+A roof is the best of many samples, as a neighbour only ever takes away from it. Times of small working sets are taken
+less the cost of the call, which has a roof of its own.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from cnnprof.measurement.latency import Call, Timer, cuda_timer, wall_timer
+from cnnprof.measurement.latency import Clock as _Clock
+from cnnprof.records import Bandwidth, Peaks, Product
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+SIDES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192)}
+"""Of the square matrices: large enough for every core, small enough for seconds."""
+WORKING_SETS = tuple(2**power for power in range(16, 31))
+"""64 KiB to 1 GiB."""
+SAMPLE_S = 1e-3
+POINT_S = 0.15
+"""Spent on each figure, and at least three samples."""
+
+
+def peaks(device: str = "cpu", progress: Callable[[float], None] = lambda share: None) -> Peaks:
+    """Measure the roofs of a device with the threads that torch has now."""
+    kind = torch.device(device).type
+    timer = cuda_timer(device) if kind == "cuda" else wall_timer(_Clock())
+    steps = len(DTYPES) + len(WORKING_SETS) + 1
+    call_s = _call_s(timer, device)
+    progress(1 / steps)
+    products = []
+    for number, dtype in enumerate(DTYPES, 2):
+        products.append(_product(timer, device, dtype, SIDES[kind]))
+        progress(number / steps)
+    bandwidths = []
+    for number, size in enumerate(WORKING_SETS, 2 + len(DTYPES)):
+        bandwidths.append(_bandwidth(timer, device, size, call_s))
+        progress(number / steps)
+    return Peaks(device, torch.get_num_threads(), tuple(products), tuple(bandwidths), call_s)
+
+
+def _best_s(timer: Timer, call: Call) -> float:
+    """Return the seconds of the fastest call."""
+    call()
+    once = max(timer(call, 1, 1)[0], 1e-9)
+    repeats = math.ceil(SAMPLE_S / once)
+    samples = max(3, int(POINT_S / (once * repeats)))
+    return min(once, *timer(call, samples, repeats))
+
+
+def _call_s(timer: Timer, device: str) -> float:
+    number = torch.zeros(1, device=device)
+    return _best_s(timer, lambda: number.add_(1))
+
+
+def _product(timer: Timer, device: str, dtype: str, sides: tuple[int, ...]) -> Product:
+    """Multiply square matrices of N x N: 2 N^3 FLOPs."""
+    best = Product(dtype, 0.0, 0)
+    for side in sides:
+        matrix = torch.full((side, side), 0.5, dtype=getattr(torch, dtype), device=device)
+        out = torch.empty_like(matrix)
+        flops_per_s = 2 * side**3 / _best_s(timer, lambda: torch.mm(matrix, matrix, out=out))  # noqa: B023  # called now
+        best = max(best, Product(dtype, flops_per_s, side), key=lambda product: product.flops_per_s)
+    return best
+
+
+def _bandwidth(timer: Timer, device: str, size: int, call_s: float) -> Bandwidth:
+    """Copy one half of a working set to the other, and add to all of it in place."""
+    numbers = torch.zeros(size // 4, device=device)
+    source, target = numbers[: size // 8], numbers[size // 8 :]
+    copied_s = _best_s(timer, lambda: target.copy_(source))
+    updated_s = _best_s(timer, lambda: numbers.add_(1))
+    return Bandwidth(size, size / _less(copied_s, call_s), 2 * size / _less(updated_s, call_s))
+
+
+def _less(took_s: float, call_s: float) -> float:
+    """Take the cost of the call off, of which noise must not leave nothing."""
+    return max(took_s - call_s, took_s / 4)
