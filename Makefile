@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test lint bench
+.PHONY: compare test lint bench honesty
 
 compare: $(READY)
 	$(BIN)/cnnprof compare regular bottleneck
@@ -19,6 +19,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
+
+# The study of verdicts, which bench shows: 50 minutes that want a machine to themselves.
+honesty: $(READY)
+	$(BIN)/python bench/honesty.py > bench/honesty.json.new
+	mv bench/honesty.json.new bench/honesty.json
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cnnprof needs Python 3.11 or newer: make PYTHON=python3.11")'

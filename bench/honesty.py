@@ -1,6 +1,6 @@
 """Do the verdicts hold? Pairs whose truth is known, in fresh processes, on a quiet machine and on a busy one.
 
-    python bench/honesty.py [TRIALS] > honesty.json   runs everything; about 40 minutes for 20 trials
+    python bench/honesty.py [TRIALS] > bench/honesty.json   runs everything; about 50 minutes for 20 trials
     python bench/honesty.py trial THREADS SEED        one process: every pair once, with every tool
 
 Pairs: identical calls; one with 3 % more work; unlike ones. A trial has them in the usual order, reversed, beside a
@@ -9,6 +9,7 @@ with as much time, one callable after the other as they do.
 """
 
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -267,4 +268,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["trial"]:
         print(json.dumps(trial(int(sys.argv[2]), int(sys.argv[3]))))
     else:
-        print(json.dumps(study(int(sys.argv[1]) if len(sys.argv) > 1 else 20)))
+        trials = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        print(json.dumps({"trials": trials, "date": date, "results": study(trials)}))

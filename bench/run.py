@@ -1,15 +1,19 @@
-"""Writes bench/README.md: whole commands, timed as a user meets them, each beside its floor; counting beside its peers.
+"""Writes bench/README.md: whole commands, each beside its floor; counting and timing beside their peers.
 
+The study of timing takes the better part of an hour: `make honesty` runs it, and here its saved results are shown.
 Commands of a pair run in turn, A B A B, after one warm-up of each; the ratio is taken pair by pair.
 """
 
 import datetime
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import honesty
 
 from cnnprof import machine, units
 
@@ -49,13 +53,38 @@ def row(name: str, command: list[str], floor: list[str], runs: int) -> str:
     return f"| `{name}` | {own:.2f} | {spread} | `{FLOORS[floor[-1]]}` {bare:.2f} | {ratio} | {runs} |"
 
 
+def printed(script: str) -> str:
+    """Run another script of this folder."""
+    said = subprocess.run([PYTHON, str(HERE / script)], check=True, capture_output=True, text=True).stdout.strip()
+    print(said, flush=True)
+    return said
+
+
+HONESTY = """## Do the verdicts hold?
+
+Pairs of calls whose truth is known, each tool on the same callables in the same {trials} fresh processes a condition
+({date}), in the usual order, reversed, beside a third candidate and after a larger batch in turn; 1.5 s a pair. Busy:
+one endless loop on each core. A claim holds if its interval contains the median of the quiet trials.
+torch.utils.benchmark (blocked_autorange, medians) and pytest-benchmark (means, rule `mean:5%`) give no intervals of a
+ratio: theirs is held against the median of their own quiet trials. A busy machine is told by the time that threads wait
+for a processor, and nothing is claimed there: a process that shares its core meets cold caches, and even its CPU time
+is another (a memory-bound call took 2.4 times as much).
+
+"""
+
+LAYERS = """## Time by layer, and roofs
+
+The forward pass and the training step: the median latency, and what is left of it when the times of all layers, which
+are medians of profiled passes, are taken off. The layer that comes nearest to its roof, or exceeds it, is named.
+
+"""
+
+
 def main() -> None:
     """Time every pair and write the table."""
     here = machine.describe()
-    counted = subprocess.run(
-        [PYTHON, str(HERE / "counting.py")], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    print(counted, flush=True)
+    counted, layers = (printed(name) for name in ("counting.py", "layers.py"))
+    study = json.loads((HERE / "honesty.json").read_text(encoding="utf-8"))
     rows = [row(name, *pair) for name, pair in PAIRS.items()]
     table = "\n".join(
         [
@@ -71,7 +100,10 @@ def main() -> None:
         "## Counting\n\nMilliseconds of one count at 1x3x224x224, from the caller's real module, in one process on one "
         "thread. In each of 15 turns every counter runs once; medians, and in brackets that of the ratio to the bare "
         "pass.\n\n"
-        f"{counted}\n\n{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
+        f"{counted}\n\n"
+        f"{HONESTY.format(trials=study['trials'], date=study['date'])}{honesty.table(study['results'])}\n\n"
+        f"{LAYERS}{layers}\n\n"
+        f"{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
         f"torch {here.torch}, {datetime.datetime.now(datetime.UTC).date()}.\n"
     )
     (HERE / "README.md").write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -57,7 +58,7 @@ from cnnprof.timing import Candidates, Workbench
 class Listener:
     """Who hears of a run while it goes on: each state of the document, and the share of the time that is spent."""
 
-    update: Callable[[Run], None] = lambda run: None
+    update: Callable[[Run], None] | None = None
     progress: Callable[[float], None] = lambda share: None
 
 
@@ -211,15 +212,17 @@ def _measured(
 def _written_down(
     document: "Callable[[Candidates, bool], Run]", known: Candidates, states: Iterator[Candidates], listener: Listener
 ) -> Run:
-    """Tell the listener each state; at Ctrl-C the last one is what was measured."""
-    run = document(known, True)
-    listener.update(run)
+    """Tell the listener each state; at Ctrl-C the last one is what was measured.
+
+    Where nobody listens no documents are made on the way: processors that idle meanwhile start slowly again.
+    """
     try:
-        for known in states:
-            run = document(known, True)
-            listener.update(run)
+        for state in chain([known], states):
+            known = state
+            if listener.update is not None:
+                listener.update(document(known, True))
     except KeyboardInterrupt:
-        raise Interrupted(run) from None
+        raise Interrupted(document(known, True)) from None
     return document(known, False)
 
 

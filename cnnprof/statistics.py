@@ -26,7 +26,7 @@ MAX_WAITED = 0.1
 """A session counts if its threads spent less than this share of the time they could run waiting for a processor.
 Measured on two cores: 0 to 0.026 when quiet, 0.31 to 0.45 with one busy loop beside two threads, 0.5 with two."""
 
-TRIMMED, TRIMMED_FROM = 0.2, 10
+TRIMMED, TRIMMED_FROM = 0.25, 10
 """Of so many sessions or more, this share is left out at either end: a neighbour wrecks single ones."""
 
 RESEMBLANCE = 0.25

@@ -33,15 +33,13 @@ class Plan:
     """How the time is cut into sessions."""
 
     sessions: int = 10
-    """Fewer where a session's rounds take longer."""
-    rounds: int = 1
-    """At least, in a session."""
+    """Fewer where a round takes longer."""
     followed_by: float = 1.25
     """What comes after the sessions, and belongs to the same time, as a multiple of one."""
 
 
-OF_CALLS = Plan(sessions=20, rounds=2, followed_by=0.5)
-"""A session of calls that are not made anew costs nothing to begin."""
+OF_CALLS = Plan(sessions=60, followed_by=0.5)
+"""A session of calls that are not made anew costs nothing to begin: each may be a single round."""
 
 
 def timed(
@@ -59,7 +57,6 @@ def timed(
     sessions = stream(
         session_s=time_s / plan.sessions / len(settings.modes),
         seed=settings.seed,
-        rounds=plan.rounds,
         clock=dataclasses.replace(clock, threads=lambda: 1) if on_cuda else clock,
         timer=latency.cuda_timer(settings.device) if on_cuda else None,
         progress=lambda: progress(min(1.0, (clock.now() - started) / time_s)),
@@ -77,8 +74,12 @@ def timed(
         spent = sum(session.took_s for session in measured)
         if len(measured) >= statistics.MIN_SESSIONS and spent * (1 + plan.followed_by / len(measured)) >= time_s:
             return
-        if _narrow(list(candidates.values()), settings):
+        if len(measured) in _LOOKS and _narrow(list(candidates.values()), settings):
             return
+
+
+_LOOKS = (5, 6, 7, 8, 9, 10, 14, 20, 28, 40)
+"""After so many sessions it is asked whether the intervals are narrow. Seldom: processors that idle start slowly."""
 
 
 def _by_mode(name: str, measured: Sequence[latency.Session]) -> ByMode[Latency]:

@@ -42,3 +42,14 @@ class FakeClock:
 @pytest.fixture
 def fake_clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture(autouse=True)
+def soon_steady(request, monkeypatch):
+    """Spend no second on a steady process where a test runs real calls: no test looks at how long they take."""
+    from cnnprof.measurement import latency
+
+    if "fake_clock" not in request.fixturenames:
+        monkeypatch.setattr(latency, "STEADY_S", 0.0)
+        monkeypatch.setattr(latency, "STEADY_ALONE_S", 0.0)
+        monkeypatch.setattr(latency, "STEADY_BLOCK_S", 0.005)

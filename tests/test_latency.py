@@ -58,7 +58,12 @@ def test_a_slow_start_is_warmed_up(fake_clock):
 
 
 def test_candidates_are_interleaved_in_changing_order(fake_clock):
-    sessions(fake_clock, {"a": 0.1, "b": 0.1}, number=4, session_s=2.0)
+    makers = {"inference": {name: Maker(lambda name=name: lambda: fake_clock.spend(0.1, name)) for name in "ab"}}
+    stream = latency.sessions(makers, session_s=2.0, seed=1, clock=fake_clock.clock())
+    next(stream)
+    fake_clock.calls.clear()  # the first session warms up
+    for _ in range(3):
+        next(stream)
     bursts = [name for name, before in zip(fake_clock.calls, [None, *fake_clock.calls], strict=False) if name != before]
     assert len(bursts) > 10
     assert {"aba", "bab"} <= {"".join(bursts[i : i + 3]) for i in range(len(bursts))}
@@ -175,6 +180,19 @@ def test_starved_sessions_do_not_count(fake_clock):
     assert ratio.verdict == "faster"
     assert 3 <= ratio.sessions <= len(run.profiles[0].latency.inference.sessions) - 3
     assert ratio.ratio == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_process_is_warmed_up_until_it_is_steady(fake_clock):
+    # slow spells in its first second, as processes of several threads have them
+    def build():
+        return lambda: fake_clock.spend(0.015 if int(fake_clock.wall / 0.1) % 3 == 0 and fake_clock.wall < 1 else 0.01)
+
+    session = next(
+        latency.sessions({"inference": {"a": Maker(build)}}, session_s=0.1, seed=1, clock=fake_clock.clock())
+    )
+    sampled = session.samples["a", "inference"]
+    assert sampled.warm_up_s > 1
+    assert all(time == pytest.approx(0.01) for time in sampled.times_s)
 
 
 # Noise, planted ------------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_a_sleep_stands_in_its_own_row_at_full_length(mode):
     kinds = {path: type(part).__name__ for path, part in net.named_modules()}
     rows = {row.path: row for row in operators.by_layer(seen.times, kinds, mode == "training")}
     assert 0.02 <= rows["1.0"].forward_s < 0.025
-    assert all(row.forward_s < 0.005 for path, row in rows.items() if path != "1.0")
+    assert all(row.forward_s < 0.01 for path, row in rows.items() if path != "1.0")
     assert next(row for row in operators.by_operator(seen.times, False)).operator == operators.OUTSIDE
 
 
@@ -205,7 +205,7 @@ def test_a_sleep_in_a_backward_pass_stands_in_its_layers_row():
     seen = operators.profiled(step(net, (4, 8), "training"))
     rows = {row.path: row for row in operators.by_layer(seen.times, {"0": "", "1": "", "2": ""}, training=True)}
     assert 0.02 <= rows["1"].backward_s < 0.025
-    assert all((row.backward_s or 0) < 0.005 for path, row in rows.items() if path != "1")
+    assert all((row.backward_s or 0) < 0.01 for path, row in rows.items() if path != "1")
 
 
 def test_a_gap_of_planted_events_counts_where_it_is_long():

@@ -10,7 +10,9 @@ ASPLOS 2013: a layout that stays is a bias that no repetition shows).
 
 import math
 import random
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,9 +31,12 @@ SESSIONS_WANTED = 5
 WARM_UP_S = 0.05
 """A new call is made for as long at least before it is timed: lazy initialisation, clocks rising."""
 WARM_UP_BLOCK_S = 0.01
-LONGEST_WARM_UP_S = 1.0
+LONGEST_WARM_UP_S = 2.5
 SETTLED = 0.98
 """A warm-up ends when a block of calls is no faster than this times the fastest block before it."""
+STEADY_S, STEADY_ALONE_S, STEADY_BLOCK_S, STEADY = 1.0, 0.3, 0.05, 1.05
+"""The first candidate is warmed up until the blocks of so many seconds lie within this factor: in its first second or
+two a process of several threads meets slow spells, while the system finds places for them; one thread has its place."""
 BURST_S = 0.1
 MAX_SAMPLES = 3
 """A burst keeps calls for about BURST_S, and at most so many: short bursts meet the same machine."""
@@ -147,15 +152,13 @@ class _Account:
     bursts: list[tuple[float, ...]] = field(default_factory=list)
     wall: float = 0.0
     cpu: float = 0.0
-    waited: float | None = 0.0
 
-    def close(self, clock: Clock) -> Sampled:
-        running = self.cpu + (self.waited or 0.0)
+    def close(self, clock: Clock, waited_share: float | None) -> Sampled:
         threads = self.maker.threads or clock.threads()
         return Sampled(
             tuple(self.bursts),
             self.cpu / self.wall / threads if self.wall else None,
-            self.waited / running if self.waited is not None and running else None,
+            waited_share,
             self.warm_up_s,
             self.first_call_s or 0.0,
         )
@@ -166,15 +169,14 @@ def sessions(
     *,
     session_s: float,
     seed: int,
-    rounds: int = 1,
     clock: Clock | None = None,
     timer: Timer | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Session]:
     """Yield sessions for as long as they are asked for.
 
-    A session of a mode takes `session_s` seconds, or so many rounds as are asked for where those take longer. A
-    candidate that raises in a mode is left out of it from then on.
+    A session of a mode takes `session_s` seconds, or one round where that takes longer. A candidate that raises in a
+    mode is left out of it from then on.
     """
     clock = clock or Clock()
     rig = _Rig(clock, timer or wall_timer(clock), random.Random(seed), progress)
@@ -182,7 +184,7 @@ def sessions(
         samples: dict[Key, Sampled] = {}
         started = clock.now()
         for mode, makers in candidates.items():
-            samples |= rig.measure(mode, makers, session_s, rounds)
+            samples |= rig.measure(mode, makers, session_s)
         took_s = clock.now() - started - sum(sample.warm_up_s for sample in samples.values())
         yield Session(samples, dict(rig.failures), took_s)
 
@@ -199,21 +201,32 @@ class _Rig:
     warmed: set[Key] = field(default_factory=set)
     kept: dict[Key, Call] = field(default_factory=dict)
 
-    def measure(self, mode: Mode, makers: Mapping[str, Maker], session_s: float, rounds: int) -> dict[Key, Sampled]:
+    def measure(self, mode: Mode, makers: Mapping[str, Maker], session_s: float) -> dict[Key, Sampled]:
         """Build what is measured, and go through rounds of bursts until the time is spent."""
         ballast = _ballast(self.order)
         accounts: dict[Key, _Account] = {}
         living = [name for name in makers if (name, mode) not in self.failures]
         for name in self._shuffled(living):  # the order of building, too, decides where memory lies
             self._attempt(accounts, (name, mode), lambda key: self._start(accounts, key, makers[key[0]]))
-        started, done = self.clock.now(), 0
-        while accounts and (done < rounds or self.clock.now() - started < session_s):
+        started, done = self.clock.now(), False
+        cpu_s, waited_s = self.clock.cpu_s(), self.clock.waited_s()
+        while accounts and (not done or self.clock.now() - started < session_s):
             for key in self._shuffled(accounts):
                 self._attempt(accounts, key, lambda key: self._burst(accounts[key]))
                 self.progress()
-            done += 1
+            done = True
+        waited_share = self._waited_share(cpu_s, waited_s)
         del ballast
-        return {key: account.close(self.clock) for key, account in accounts.items()}
+        return {key: account.close(self.clock, waited_share) for key, account in accounts.items()}
+
+    def _waited_share(self, cpu_s: float, waited_s: float | None) -> float | None:
+        """Return the share of the time that threads could run since then in which they waited for a processor."""
+        now_s = self.clock.waited_s()
+        if waited_s is None or now_s is None:
+            return None
+        waited = max(0.0, now_s - waited_s)  # a thread that ended takes its account along
+        running = self.clock.cpu_s() - cpu_s + waited
+        return waited / running if running else None
 
     def _shuffled(self, keys: Iterable[T]) -> list[T]:
         shuffled = list(keys)
@@ -234,6 +247,8 @@ class _Rig:
         built = self.clock.now()
         if key not in self.warmed:
             with torch_threads(maker.threads):
+                if not self.warmed:
+                    _steady(account, self.clock, self.timer)
                 _warm_up(account, self.clock, self.timer)
             self.warmed.add(key)
         if not maker.anew and key not in self.kept:
@@ -252,20 +267,42 @@ def _ballast(order: random.Random) -> list[torch.Tensor]:
     return [torch.empty(size, dtype=torch.uint8) for size in sizes]
 
 
+def _steady(account: _Account, clock: Clock, timer: Timer) -> None:
+    """Make calls until they take the same time for a while."""
+    started = clock.now()
+    account.first_call_s = _once(account, timer)
+    while_s = STEADY_S if (account.maker.threads or clock.threads()) > 1 else STEADY_ALONE_S
+    blocks: deque[float] = deque(maxlen=max(3, round(while_s / max(STEADY_BLOCK_S, account.first_call_s))))
+    while 0 <= clock.now() - started < LONGEST_WARM_UP_S:
+        blocks.append(statistics.median(_block(account, clock, timer, STEADY_BLOCK_S)))
+        if len(blocks) == blocks.maxlen and max(blocks) <= STEADY * min(blocks):
+            break
+    account.warm_up_s += clock.now() - started
+
+
 def _warm_up(account: _Account, clock: Clock, timer: Timer) -> None:
     """Make calls until they get no faster, for at least WARM_UP_S and at most LONGEST_WARM_UP_S."""
     started = clock.now()
-    account.first_call_s = _once(account, timer)
+    if account.first_call_s is None:
+        account.first_call_s = _once(account, timer)
     while True:
-        fastest_before, block = account.estimate, clock.now()
-        calls: list[float] = []
-        while not calls or clock.now() - block < WARM_UP_BLOCK_S:
-            calls.append(_once(account, timer))
-            _check(clock, block, len(calls))
-        account.warm_up_s = clock.now() - started
-        settled = min(calls) >= SETTLED * fastest_before and account.warm_up_s >= WARM_UP_S
-        if settled or not 0 <= account.warm_up_s < LONGEST_WARM_UP_S:
-            return
+        fastest_before = account.estimate
+        fastest = min(_block(account, clock, timer, WARM_UP_BLOCK_S))
+        took_s = clock.now() - started
+        settled = fastest >= SETTLED * fastest_before and took_s >= WARM_UP_S
+        if settled or not 0 <= took_s < LONGEST_WARM_UP_S:
+            break
+    account.warm_up_s += took_s
+
+
+def _block(account: _Account, clock: Clock, timer: Timer, seconds: float) -> list[float]:
+    """Make calls for so long, at least one."""
+    started = clock.now()
+    calls: list[float] = []
+    while not calls or clock.now() - started < seconds:
+        calls.append(_once(account, timer))
+        _check(clock, started, len(calls))
+    return calls
 
 
 def _once(account: _Account, timer: Timer) -> float:
@@ -285,9 +322,9 @@ def _check(clock: Clock, since: float, calls: int) -> None:
 
 
 def _burst(account: _Account, clock: Clock, timer: Timer) -> None:
-    """Drop the first call (a block of calls, at a session's start), then keep as many as the burst has room for."""
-    wall, cpu, waited = clock.now(), clock.cpu_s(), clock.waited_s()
-    drop_until = wall + (0.0 if account.bursts else WARM_UP_BLOCK_S)
+    """Drop the first call (a block of calls, of what was made anew), then keep as many as the burst has room for."""
+    wall, cpu = clock.now(), clock.cpu_s()
+    drop_until = wall + (WARM_UP_BLOCK_S if account.maker.anew and not account.bursts else 0.0)
     for number in count(1):
         dropped = _once(account, timer)
         _check(clock, wall, number)
@@ -303,10 +340,6 @@ def _burst(account: _Account, clock: Clock, timer: Timer) -> None:
     account.bursts.append(times)
     account.wall += clock.now() - wall
     account.cpu += clock.cpu_s() - cpu
-    now_waited = clock.waited_s()
-    known = account.waited is not None and waited is not None and now_waited is not None
-    # A thread that ended takes its account along: never less than nothing.
-    account.waited = account.waited + max(0.0, now_waited - waited) if known else None  # type: ignore[operator]
 
 
 @contextmanager

@@ -305,7 +305,11 @@ def by_operator(times: Digest, training: bool) -> tuple[OperatorTime, ...]:
     for (_, name), spent in times.items():
         for place, value in enumerate((spent.calls, spent.forward_ns / 1e9, spent.backward_ns / 1e9)):
             sums[name][place] += value
-    rows = (OperatorTime(name, int(n), ahead, back if training else None) for name, (n, ahead, back) in sums.items())
+    rows = [
+        OperatorTime(name, int(calls), forward_s, backward_s if training else None)
+        for name, (calls, forward_s, backward_s) in sums.items()
+        if forward_s or backward_s
+    ]
     return tuple(sorted(rows, key=lambda row: -(row.forward_s + (row.backward_s or 0.0))))
 
 

@@ -349,7 +349,7 @@ def times(run: Run, mode: Mode) -> str | None:
             bottom -= above + height
             axes = _axes(figure, 1.0, bottom, WIDTH - 1.2, height)
             _draw_strip(axes, latency, unit, _STAND_INS[colour])
-            axes.set_title(_elided(name, 22), loc="left", fontsize=10.5, fontweight="bold", pad=7)
+            axes.set_title(_elided(name, 17), loc="left", fontsize=10.5, fontweight="bold", pad=7)
             axes.set_title(_median_words(latency, unit), loc="right", fontsize=10, color=MUTED, pad=7)
             bottom -= below
         axes.set_xlabel(f"{unit.name} a call, each dot one", color=MUTED, labelpad=4)
@@ -415,8 +415,8 @@ def roofline(candidate: Candidate, peaks: Peaks, dtype: str, colour: int = 1) ->
     if not roofs or product is None:
         return None
     with _canvas() as draw:
-        figure = Figure(figsize=(WIDTH, 3.4))
-        axes = _axes(figure, 0.72, 0.85, WIDTH - 0.92, 2.4)
+        figure = Figure(figsize=(WIDTH, 3.3))
+        axes = _axes(figure, 0.6, 0.55, WIDTH - 0.8, 2.4)
         places = [roof.intensity or 1.0 for roof in roofs]
         low, high = min(0.1, *places) / 1.5, max(300.0, *places) * 1.5
         whole = sum(roof.time_s for roof in roofs)
@@ -436,9 +436,7 @@ def roofline(candidate: Candidate, peaks: Peaks, dtype: str, colour: int = 1) ->
         words = f"{units.count(product)}FLOP/s, {dtype}"
         axes.annotate(words, (high, product), (-2, 4), textcoords="offset points", ha="right", color=MUTED)
         axes.set_xlabel("FLOPs a byte", color=MUTED, labelpad=4)
-        axes.set_ylabel("FLOPs a second", color=MUTED, labelpad=4)
-        note = "line: memory beyond the caches, dashed: within; area is time; ● arithmetic  ■ memory  ▲ calls"
-        figure.text(0.02, 0.04, note, fontsize=8.5, color=MUTED)
+        axes.set_title("FLOPs a second", loc="left", fontsize=10, color=MUTED, pad=6)
         return draw(figure, f"Layers of {candidate.name} under the machine's roofs")
 
 
@@ -446,24 +444,24 @@ def bandwidth(peaks: Peaks) -> str:
     """Draw the bandwidth over the working set."""
     with _canvas() as draw:
         figure = Figure(figsize=(WIDTH, 2.6))
-        axes = _axes(figure, 0.72, 0.62, WIDTH - 0.92, 1.75)
+        axes = _axes(figure, 0.72, 0.55, WIDTH - 0.92, 1.7)
         sizes = [each.working_set_bytes for each in peaks.bandwidths]
-        for words, colour, values in (
-            ("copy", 1, [each.copy_bytes_per_s for each in peaks.bandwidths]),
-            ("update", 2, [each.update_bytes_per_s for each in peaks.bandwidths]),
-        ):
+        copied = [each.copy_bytes_per_s for each in peaks.bandwidths]
+        updated = [each.update_bytes_per_s for each in peaks.bandwidths]
+        for colour, values in ((1, copied), (2, updated)):
             axes.plot(sizes, values, "o-", color=_STAND_INS[colour], markersize=4, linewidth=1.4)
-            at = (sizes[-1], values[-1])
-            axes.annotate(words, at, (0, 6), textcoords="offset points", ha="right", color=_STAND_INS[colour])
         axes.set_xscale("log", base=2)
         ticks = sizes[:: max(1, len(sizes) // 5)]
-        axes.set_xticks(ticks, [units.bytes_(tick).replace(".00", "").replace(".0", "") for tick in ticks])
+        axes.set_xticks(ticks, [_round(tick, units.BYTES) for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set_ylim(0, None)
         places = MaxNLocator(4).tick_values(0, max(each.bytes_per_s for each in peaks.bandwidths))
-        axes.set_yticks(places, [f"{units.count(place)}B/s" if place else "0" for place in places])
+        axes.set_yticks(places, [_round(place) if place else "0" for place in places])
         axes.grid(axis="y", zorder=0)
         axes.set_xlabel("working set", color=MUTED, labelpad=4)
+        axes.set_title("bytes a second", loc="left", fontsize=10, color=MUTED, pad=6)
+        for x, colour, words in ((0.62, 1, "copy"), (0.8, 2, "update")):
+            axes.text(x, 1.07, f"● {words}", transform=axes.transAxes, color=_STAND_INS[colour])
         return draw(figure, "Bandwidth over the working set")
 
 
@@ -471,12 +469,18 @@ def _bytes_per_s(each: Bandwidth) -> float:
     return each.bytes_per_s
 
 
+def _round(tick: float, of: tuple[units.Unit, ...] = units.COUNTS) -> str:
+    """1e11 -> 100 G."""
+    unit = next((unit for unit in of if tick >= unit.size), of[-1])
+    return f"{tick / unit.size:g} {unit.name}".strip()
+
+
 def _decades(axes: Axes) -> None:
     """Label both logarithmic axes at powers of ten."""
     for (low, high), set_ticks in ((axes.get_xlim(), axes.set_xticks), (axes.get_ylim(), axes.set_yticks)):
         powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
         ticks = [10.0**power for power in powers]
-        set_ticks(ticks, [units.count(tick) for tick in ticks])
+        set_ticks(ticks, [_round(tick) for tick in ticks])
         set_ticks([], minor=True)
     axes.grid(zorder=0)
 
@@ -517,7 +521,7 @@ def over_batches(run: Run, mode: Mode) -> str | None:
             axes.set_xticks([], minor=True)
             axes.set_ylim(0, None)
             places = [place for place in MaxNLocator(4).tick_values(*axes.get_ylim()) if place >= 0]
-            axes.set_yticks(places, [units.count(place) for place in places])
+            axes.set_yticks(places, [f"{place:,g}" for place in places])
             axes.grid(axis="y", zorder=0)
             axes.set_title(words, loc="left", fontsize=10, color=MUTED, pad=6)
             axes.set_xlabel("images in a batch", color=MUTED, labelpad=4)

@@ -114,7 +114,7 @@ def products_table(peaks: Peaks) -> Table:
     unit = units.column_unit(FLOPS, [product.flops_per_s for product in peaks.products])
     decimals = units.decimals_for(unit, [product.flops_per_s for product in peaks.products])
     rows = tuple((p.dtype, units.in_unit(p.flops_per_s, unit, decimals), f"{p.side:,}") for p in peaks.products)
-    return Table("Matrix products", ("matrix product", unit.name, "N"), rows)
+    return Table("Matrix products", ("matrix product", unit.name, "N"), rows, frozenset({"matrix product"}))
 
 
 def bandwidth_table(peaks: Peaks) -> Table:
@@ -128,7 +128,8 @@ def bandwidth_table(peaks: Peaks) -> Table:
         )
         for each in peaks.bandwidths
     )
-    return Table("Bandwidth", ("working set", f"copy, {unit.name}", f"update, {unit.name}"), rows)
+    columns = ("working set", f"copy, {unit.name}", f"update, {unit.name}")
+    return Table("Bandwidth", columns, rows, frozenset({"working set"}))
 
 
 def machine_sentences(report: MachineReport) -> tuple[str, ...]:

@@ -434,7 +434,9 @@ def bottom_line(run: Run) -> str:
 
 def answers(run: Run) -> tuple[tuple[str, str], ...]:
     """Answer the three questions of a block with this run's numbers: parameters, operations, what it combines."""
-    known = [profile for profile in run.profiles if profile.analysis]
+    known = list({(p.analysis.model, p.analysis.totals): p for p in reversed(run.profiles) if p.analysis}.values())[
+        ::-1
+    ]
     if not known:
         return ()
     return (
@@ -629,7 +631,7 @@ def operator_table(candidate: Candidate, most: int = 15) -> Table | None:
         rest_s = units.in_unit(where.remainder_s, unit, 2)
         cells.append(("remainder to the latency", "", rest_s, "", units.percent(where.remainder_s / total_s)))
     columns = ("operator", "calls", f"forward, {unit.name}", f"backward, {unit.name}", "% of latency")
-    return known_columns(Table(f"{candidate.name} by operator", columns, tuple(cells)))
+    return known_columns(Table(f"{candidate.name} by operator", columns, tuple(cells), frozenset({"operator"})))
 
 
 def kind_table(candidate: Candidate, most: int = 15) -> Table | None:
@@ -655,7 +657,7 @@ def kind_table(candidate: Candidate, most: int = 15) -> Table | None:
         for kind, number, forward_s, backward_s in ranked[:most]
     )
     columns = ("type", "layers", f"forward, {unit.name}", f"backward, {unit.name}")
-    return known_columns(Table(f"{candidate.name} by type", columns, rows)) if rows else None
+    return known_columns(Table(f"{candidate.name} by type", columns, rows, frozenset({"type"}))) if rows else None
 
 
 def known_columns(table: Table, leave_out: str = "") -> Table:
@@ -772,9 +774,11 @@ def _method(run: Run) -> str:
     return (
         f"{sessions_text(run)}, each with candidates and inputs built anew; within a session bursts of every candidate "
         f"in random order, the first call of each dropped; {kept} while measuring; seed {run.settings.seed}. "
-        "A ratio is taken session by session; its interval is Student's t over the logs. Memory is the allocator's: "
-        "the largest sum of live tensor bytes. Times by layer come from profiled passes apart from the timed ones: the "
-        "durations of a layer's operators, and its waits outside them from a millisecond on."
+        "A ratio is taken round by round, and a session's is their median; the interval is Student's t over the "
+        "sessions' logs, trimmed where they are ten or more, and wider for unlike candidates by what runs differ "
+        "beyond their sessions. Memory is the allocator's: the largest sum of live tensor bytes. Times by layer come "
+        "from profiled passes apart from the timed ones: the durations of a layer's operators, and its waits outside "
+        "them from a millisecond on."
     )
 
 
