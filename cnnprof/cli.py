@@ -132,6 +132,11 @@ Seed = Annotated[int, typer.Option("--seed", help="Of weights, inputs and the or
 Allocator = Annotated[
     Literal["kept", "system"], typer.Option("--allocator", help="system times what a plain program pays.")
 ]
+CudnnBenchmark = Annotated[
+    bool | None,
+    typer.Option("--cudnn-benchmark/--no-cudnn-benchmark", help="On CUDA: try algorithms, keep the fastest."),
+]
+Tf32 = Annotated[bool | None, typer.Option("--tf32/--no-tf32", help="On CUDA: round products of float32.")]
 Loss = Annotated[
     str | None, typer.Option("--loss", metavar="FILE.py:FN", help="Output to loss, in place of the fixed one.")
 ]
@@ -169,6 +174,8 @@ def compare(
     roofline: Roofline = False,
     seed: Seed = 42,
     allocator: Allocator = "kept",
+    cudnn_benchmark: CudnnBenchmark = None,
+    tf32: Tf32 = None,
     loss: Loss = None,
     output: Output = None,
     no_report: NoReport = False,
@@ -205,6 +212,8 @@ def profile(
     ] = None,
     seed: Seed = 42,
     allocator: Allocator = "kept",
+    cudnn_benchmark: CudnnBenchmark = None,
+    tf32: Tf32 = None,
     loss: Loss = None,
     output: Output = None,
     no_report: NoReport = False,
@@ -571,6 +580,8 @@ def _stem(run: "Run") -> str:
         f"seed{given.seed}": given.seed != usual.seed,
         f"{given.allocator}-allocator": given.allocator != usual.allocator,
         f"margin{given.margin}": given.margin != usual.margin,
+        f"cudnn-benchmark-{given.cudnn_benchmark}": given.cudnn_benchmark is not None,
+        f"tf32-{given.tf32}": given.tf32 is not None,
         "processes": given.processes,
         "roofline": given.roofline,
         _slug(given.loss): given.loss != usual.loss,

@@ -32,7 +32,31 @@ def describe(device: str = "cpu", allocator: str = "kept") -> Machine:
         cuda=torch.version.cuda if on_cuda else None,
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         allocator=allocator if allocator == "system" or _mallopt() is not None else "system",
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cudnn_benchmark=bool(torch.backends.cudnn.benchmark) if on_cuda else None,
+        tf32=bool(torch.backends.cuda.matmul.allow_tf32) if on_cuda else None,
+        environment={name: os.environ[name] for name in _CHANGES_TIMES if name in os.environ},
     )
+
+
+_CHANGES_TIMES = (
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "MKL_NUM_THREADS",
+    "MALLOC_CONF",
+    "MALLOC_ARENA_MAX",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_CUDA_ALLOC_CONF",
+)
 
 
 def available_bytes() -> int:
@@ -50,9 +74,10 @@ def _cpu_model() -> str:
 
 
 def waited_s() -> float | None:
-    """Return the seconds that the living threads of this process have waited in a run queue; None where not told.
+    """Return the seconds that the living threads of this process have waited for a processor; None where not told.
 
-    Field 2 of /proc/self/task/*/schedstat, in nanoseconds (Linux, Documentation/scheduler/sched-stats).
+    In a run queue: field 2 of /proc/self/task/*/schedstat, in nanoseconds (Linux, Documentation/scheduler/sched-stats);
+    and because their group's quota was used up, as that of a container may be (Documentation/admin-guide/cgroup-v2).
     """
     waited_ns, told = 0, False
     for task in Path("/proc/self/task").glob("*/schedstat"):
@@ -61,7 +86,15 @@ def waited_s() -> float | None:
             told = True
         except (OSError, IndexError):  # the thread has ended, or the kernel keeps no such account
             continue
-    return waited_ns / 1e9 if told else None
+    return waited_ns / 1e9 + _throttled_s() if told else None
+
+
+def _throttled_s() -> float:
+    try:
+        lines = Path("/sys/fs/cgroup/cpu.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("throttled_usec")) / 1e6
 
 
 # malloc.h of the GNU C library: the parameter's number, what keeps memory, and the library's default.

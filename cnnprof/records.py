@@ -519,6 +519,16 @@ class Machine:
     """Runnable processes over the last minute, at the start."""
     allocator: str
     """`kept`: the C library kept its memory while measuring; `system`: as any program has it."""
+    usable_cores: int | None = None
+    """Of the logical ones, those that this process may run on."""
+    instructions: str | None = None
+    """The widest vectors that torch's kernels use."""
+    cudnn_benchmark: bool | None = None
+    """cuDNN tries its algorithms and keeps the fastest; None where there is no CUDA device."""
+    tf32: bool | None = None
+    """Products of float32 are rounded to 10 bits of mantissa; None where there is no CUDA device."""
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What was set of the variables that change times."""
 
 
 @dataclass(frozen=True)
@@ -547,6 +557,10 @@ class Settings:
     seed: int = 42
     margin: float = statistics.MARGIN
     allocator: Literal["kept", "system"] = "kept"
+    cudnn_benchmark: bool | None = None
+    """On CUDA; None leaves it as it is."""
+    tf32: bool | None = None
+    """On CUDA; None leaves it as it is."""
     optimizer: str = "sgd(lr=0.001)"
     loss: str = "cross-entropy with random labels for an output (N, C), else the sum of the outputs' means"
 

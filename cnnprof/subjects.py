@@ -35,6 +35,8 @@ class Options(TypedDict, total=False):
     seed: int
     margin: float
     allocator: Literal["kept", "system"]
+    cudnn_benchmark: bool | None
+    tf32: bool | None
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,23 @@ def surroundings(settings: Settings) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         stack.enter_context(machine.kept_allocator(settings.allocator == "kept"))
+        stack.enter_context(_backends(settings))
         yield
+
+
+@contextmanager
+def _backends(settings: Settings) -> Iterator[None]:
+    """Set what decides CUDA's algorithms, and set it back."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    if settings.cudnn_benchmark is not None:
+        cudnn.benchmark = settings.cudnn_benchmark
+    if settings.tf32 is not None:
+        cudnn.allow_tf32 = matmul.allow_tf32 = settings.tf32
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def of_calls(calls: Mapping[str, latency.Call]) -> Stream:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import cnnprof
-from cnnprof import machine, peaks, store
+from cnnprof import cli, machine, peaks, store
 from cnnprof.comparison.roofline import against_the_roof, time_by_bound
 from cnnprof.measurement import roofline
 from cnnprof.records import Bandwidth, LayerTime, MachineReport, Noise, Peaks, Product
@@ -176,3 +176,16 @@ def test_fewer_macs_that_are_not_as_much_faster_are_explained():
         "8.0x fewer MACs are 1.00x in time: arithmetic bounds 91% of b's forward pass (a: 91%), and its FLOPs take "
         "8.0x as long."
     )
+
+
+@pytest.mark.slow
+def test_the_doctor_on_the_command_line(quick, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["cnnprof", "doctor", "--threads", "1", "-o", "m.html", "-o", "m.json"])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (exited.value.code, err) == (0, "")
+    assert "matrix product" in out
+    assert "Two equal calls" in (tmp_path / "m.html").read_text()
+    assert store.read(tmp_path / "m.json").peaks.threads == 1

@@ -59,9 +59,9 @@ def _about_the_machine(machine: Machine, settings: Settings, candidates: Sequenc
             hint,
         )
     threads = max([machine.threads, *(candidate.settings.threads or 0 for candidate in candidates)])
-    if machine.logical_cores and threads > machine.logical_cores:
-        cores = units.plural(machine.logical_cores, "core")
-        yield Doubt("latency", f"{threads} threads share {cores}", f"--threads {machine.logical_cores}")
+    usable = machine.usable_cores or machine.logical_cores
+    if usable and threads > usable:
+        yield Doubt("latency", f"{threads} threads share {units.plural(usable, 'core')}", f"--threads {usable}")
     latencies = [latency for candidate in candidates for _, latency in candidate.latency.items()]
     if latencies and all(latency.got_share is None for latency in latencies):
         yield Doubt(

@@ -741,7 +741,11 @@ def foot(run: Run) -> tuple[tuple[str, str], ...]:
     software = [
         f"Python {machine.python}",
         f"torch {machine.torch}",
+        machine.instructions or "",
         f"CUDA {machine.cuda}" if machine.cuda else "",
+        f"cudnn.benchmark {'on' if machine.cudnn_benchmark else 'off'}" if machine.cuda else "",
+        f"TF32 {'on' if machine.tf32 else 'off'}" if machine.cuda else "",
+        *(f"{name}={value}" for name, value in machine.environment.items()),
         load,
     ]
     entries = [
