@@ -1,6 +1,7 @@
 from ._version import __version__ as __version__
 from .analysis.operators import clear_caches as clear_caches
 from .errors import UsageError as UsageError
+from .footprint import predict_memory as predict_memory
 from .models.classifier import ArgMaxClassifier as ArgMaxClassifier
 from .models.cnn import CNN as CNN
 from .models.residual import ResidualBlock as ResidualBlock
@@ -16,6 +17,7 @@ from .profiling import profile as profile
 from .records import Analysis as Analysis
 from .records import Comparison as Comparison
 from .records import MachineReport as MachineReport
+from .records import MemoryProfile as MemoryProfile
 from .records import Profile as Profile
 from .reporting import load as load
 from .reporting import save as save

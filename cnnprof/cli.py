@@ -268,6 +268,78 @@ def analyze(
 
 
 @app.command()
+def memory(
+    model: ModelArgument,
+    input_size: InputSize = None,
+    batch_size: Batch = 32,
+    mode: ModeOption = None,
+    optimizer: Annotated[
+        str | None, typer.Option("--optimizer", help="Of torch.optim: 'sgd(momentum=0.9)'; that and adamw by default.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Run a step, too, and compare.")] = False,
+    fits: Annotated[
+        str | None, typer.Option("--fits", metavar="24GiB|auto", help="Find the largest batch that fits.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; cuda needs none to be there.")] = "auto",
+    dtype: Dtype = "float32",
+    amp: Amp = False,
+    channels_last: ChannelsLast = False,
+    threads: Threads = None,
+    seed: Seed = 42,
+    loss: Loss = None,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict how much memory a model's step takes, and which batch fits."""
+    size, places = _size(input_size), _places(output)
+    if mode not in (None, "inference", "training"):
+        raise UsageError(f"--mode {mode!r}: inference or training was expected")
+    if mode == "inference" and optimizer:
+        raise UsageError(f"--optimizer {optimizer!r}: --mode inference has none")
+    with _only_json_on_stdout(as_json) as console:
+        with _torch_loading():
+            import torch
+
+            from cnnprof.footprint import predict_memory
+        from cnnprof.reporting import terminal
+
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        asked = [optimizer] if optimizer else [*_OPTIMIZERS]
+        others = [(each, None) for each in ("inference",) if mode is None]
+        record = predict_memory(
+            model,
+            size,
+            batch_size,
+            mode=mode or "training",  # type: ignore[arg-type]
+            optimizer=asked[-1],
+            beside=[*others, *(("training", each) for each in asked[:-1] if mode != "inference")],  # type: ignore[list-item]
+            loss=loss,
+            device=device,
+            measure=measure,
+            fits=fits,
+            dtype=dtype,
+            amp=amp,
+            channels_last=channels_last,
+            threads=threads,
+            seed=seed,
+        )
+        targets = _targets(places, f"{_slug(model)}-memory")
+        if not (as_json or quiet):
+            console.print(terminal.renderable(record))
+    if as_json:
+        _print_json(record)
+    _save(record, targets)
+    if record.fit is not None and record.fit.batch_size is None:
+        from cnnprof.reporting import memories
+
+        raise typer.Exit(_complain(memories.fit_text(record), 1))
+
+
+_OPTIMIZERS = ("sgd(momentum=0.9)", "adamw")
+
+
+@app.command()
 def doctor(
     device: Device = "auto",
     threads: Threads = None,
@@ -323,19 +395,32 @@ def report(
     output: Output = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make the Markdown and HTML of saved runs again."""
+    """Make the Markdown and HTML of saved runs again; with -o FILE, of all of them together."""
     from cnnprof import reporting
 
     places = _places(output)
-    if len(runs) > 1 and any(place.suffix for place in places):
-        raise UsageError(f"{len(runs)} runs do not fit one file {places[0]}; name a folder with -o")
-    for path in runs:
-        record = reporting.load(path)
+    together = len(runs) > 1 and any(place.suffix for place in places)
+    records = [(runs[0], _joined(runs))] if together else [(path, reporting.load(path)) for path in runs]
+    for path, record in records:
         targets = _targets(places, path.stem) or [path.with_suffix(".md"), path.with_suffix(".html")]
         targets = [target for target in targets if target.resolve() != path.resolve()]
         _save(record, targets)
         if not quiet:
             _console().print(f"Report  {_said(targets)}", highlight=False, soft_wrap=True)
+
+
+def _joined(paths: Sequence[Path]) -> "Run":
+    from cnnprof import reporting
+    from cnnprof.comparison.joined import joined
+    from cnnprof.records import Comparison, Profile
+
+    runs = []
+    for path in paths:
+        record = reporting.load(path)
+        if not isinstance(record, Comparison | Profile):
+            raise UsageError(f"{path}: holds no measured models, and is not put together with others; name a folder")
+        runs.append(record)
+    return joined(runs)
 
 
 # Measuring -----------------------------------------------------------------------------------------------------------

@@ -59,6 +59,27 @@ _CHANGES_TIMES = (
 )
 
 
+def resident_bytes() -> int:
+    """Return the memory that this process has resident."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_resident_bytes() -> int:
+    """Return the most that this process ever had resident."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024  # macOS counts bytes, Linux KiB
+
+
+def give_back() -> None:
+    """Have the C library return what it keeps of freed memory, where it can."""
+    if _mallopt() is not None:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def available_bytes() -> int:
     """Return the memory that could be had without swapping."""
     return int(psutil.virtual_memory().available)
@@ -120,7 +141,7 @@ def kept_allocator(keep: bool = True) -> Iterator[None]:
     finally:
         for parameter, value in _DEFAULT.items():
             mallopt(parameter, value)
-        ctypes.CDLL(None).malloc_trim(0)
+        give_back()
 
 
 def _mallopt() -> "ctypes._NamedFuncPointer | None":

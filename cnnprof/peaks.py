@@ -32,7 +32,7 @@ _IDENTITY = ("cpu", "physical_cores", "logical_cores", "threads", "os", "torch",
 
 
 def identity(machine: Machine) -> dict[str, object]:
-    """Return what decides a machine's roofs, and whether times may be divided."""
+    """Return what decides a machine's roofs."""
     return {name: getattr(machine, name) for name in _IDENTITY}
 
 

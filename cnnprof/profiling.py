@@ -4,10 +4,6 @@ models -> analyzed on shapes -> measured in sessions -> looked into once by the 
 """
 
 import dataclasses
-import datetime
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +14,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import nn
 
-from cnnprof import machine, statistics, timing
+from cnnprof import machine, origin, statistics, timing
 from cnnprof.analysis import counts
 from cnnprof.analysis.mixing import mixing
 from cnnprof.analysis.opinions import TOOLS, Tool
@@ -26,8 +22,9 @@ from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast
 from cnnprof.comparison.roofline import against_the_roof
 from cnnprof.errors import UsageError, said
+from cnnprof.footprint import saved_by_layer
 from cnnprof.inputs import Inputs, tensors_in
-from cnnprof.measurement import latency, memory, operators, steps
+from cnnprof.measurement import latency, memory, operators
 from cnnprof.models.residual import ResNet
 from cnnprof.peaks import peaks
 from cnnprof.records import (
@@ -67,7 +64,8 @@ class Instruments:
     """What is measured with: the clock, and the profiler of operators and allocations; tests put in their own."""
 
     clock: latency.Clock = field(default_factory=latency.Clock)
-    profiled: Callable[[steps.Step], operators.Pass] = operators.profiled
+    profiled: Callable[..., operators.Pass] = operators.profiled
+    """Takes a step, and `time_s` of None where its times are not wanted."""
 
     @classmethod
     def tracing(cls, path: Path) -> "Instruments":
@@ -237,6 +235,7 @@ def _exact(subject: Subject, settings: Settings) -> Candidate:
         batch_size=analysis.batch_size if subject.own_inputs else settings.of(subject.own).batch_size,
         settings=subject.own,
         mixing=mixing(subject.module, _shapes(subject, 1)),
+        kept=saved_by_layer(subject, settings) if "training" in settings.modes and subject.trainable else (),
     )
 
 
@@ -254,7 +253,9 @@ class _Start:
     @classmethod
     def of(cls, settings: Settings) -> "_Start":
         here = machine.describe(settings.device, settings.allocator)
-        return cls(_command(), _commit(), _now(), here, settings, peaks(here) if settings.roofline else None)
+        return cls(
+            origin.command(), origin.commit(), origin.now(), here, settings, peaks(here) if settings.roofline else None
+        )
 
     def comparison(self, candidates: Mapping[str, Candidate], partial: bool) -> Comparison:
         profiles = tuple(candidates.values())
@@ -272,25 +273,6 @@ class _Start:
         (only,) = candidates.values()
         about = doubts(self.machine, self.settings, [only], [], partial)
         return Profile(**vars(self), profiles=(only,), doubts=about, partial=partial)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _command() -> str:
-    """Return the command line where it is ours, without the folders of this machine."""
-    name = sys.argv[0].replace("\\", "/").rpartition("/")[2] if sys.argv else ""
-    return shlex.join(["cnnprof", *sys.argv[1:]]) if name in ("cnnprof", "__main__.py") else "Python"
-
-
-def _commit() -> str | None:
-    """Return the revision of the working directory, if it is one."""
-    ask = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _measurements(
@@ -320,17 +302,19 @@ def _looked_into(
     where: TimeByLayer | None = None
     failures = [candidate.failure] if candidate.failure else []
     not_numbers: list[Mode] = []
+    *_, last = (None, *(mode for mode, _ in candidate.latency.items()))
     for mode, latency_ in candidate.latency.items():
         try:
             step = bench.step(subject, mode)
             on_cuda = memory.cuda_peak(step, step.device) if step.on_cuda else None
             before = memory.standing_bytes(step.standing())
-            seen = instruments.profiled(step)
+            wanted = mode == last or (mode == "inference" and bench.settings.roofline)
+            seen = instruments.profiled(step) if wanted else instruments.profiled(step, time_s=None)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything; what was measured is kept
             failures.append(f"{mode}, profiled: {said(error)}")
             continue
         memories[mode] = on_cuda or memory.peak(before + seen.kept_bytes, seen.allocations)
-        where = None if step.compiled else _time_by_layer(step.module, seen, mode, latency_)
+        where = None if step.compiled or not wanted else _time_by_layer(step.module, seen, mode, latency_)
         if where is not None and mode == "inference" and start.settings.roofline:
             roofs = _against_the_roof(bench, subject, where, start.machine)
         not_numbers += [mode] if _holds_nan(seen.result) else []
@@ -395,7 +379,7 @@ def doctor(
     ratio, latency_ = equals.comparisons[0].latency, equals.profiles[0].latency.inference
     waited = 1 - latency_.got_share if latency_ and latency_.got_share is not None else None
     noise = Noise(ratio.ratio, ratio.ci95, ratio.verdict, waited) if ratio else None
-    return MachineReport(_command(), _now(), here, roofs, noise, equals.doubts)
+    return MachineReport(origin.command(), origin.now(), here, roofs, noise, equals.doubts)
 
 
 def _two_equals(time_s: float) -> Comparison:

@@ -9,7 +9,7 @@ import statistics as stdlib_statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from cnnprof import statistics
 from cnnprof.statistics import Interval, Verdict
@@ -283,6 +283,134 @@ class Memory:
     """What stood before the call: parameters, buffers, inputs, labels, optimizer state."""
 
 
+Category = Literal["parameters", "gradients", "optimizer_state", "buffers", "inputs", "activations", "temporaries"]
+CATEGORIES: tuple[Category, ...] = (
+    "parameters",
+    "gradients",
+    "optimizer_state",
+    "buffers",
+    "inputs",
+    "activations",
+    "temporaries",
+)
+"""What memory is for. Activations are what the forward pass keeps for the backward one."""
+
+Phase = Literal["forward", "backward", "optimizer"]
+INPUT = "(input)"
+"""Stands for a layer's path where memory is that of what the model is fed."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """How a tensor argument lies in memory."""
+
+    shape: Size
+    stride: Size
+    dtype: str
+    itemsize: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of its elements."""
+        return math.prod(self.shape) * self.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Say whether its elements lie in the order of its dimensions, without gaps."""
+        expected = 1
+        for length, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if length != 1 and step != expected:
+                return False
+            expected *= length
+        return True
+
+    def transposed(self, one: int, other: int) -> "Laid":
+        """Return it with two dimensions swapped."""
+        order = list(range(len(self.shape)))
+        order[one], order[other] = other, one
+        return replace(self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order))
+
+    def with_length(self, dimension: int, length: int) -> "Laid":
+        """Return it with another length in one dimension, and strides beyond that follow."""
+        before, step = self.shape[dimension], self.stride[dimension]
+        shape = tuple(length if place == dimension else size for place, size in enumerate(self.shape))
+        stride = tuple(each * length // before if each > step else each for each in self.stride)
+        return replace(self, shape=shape, stride=stride)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A call of an operator whose kernel may take memory for itself: tensors as they lie, all else as it is."""
+
+    operator: str
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class HeldTensor:
+    """A tensor's memory, with the module and the operator that made it."""
+
+    size_bytes: int
+    shape: Size
+    dtype: str
+    category: Category
+    path: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """What one module holds outside its children; `(input)` is what the model is fed."""
+
+    path: str
+    kind: str
+    parameter_bytes: int
+    activation_bytes: int
+    """What its operators keep for the backward pass."""
+    at_peak_bytes: int
+    """What of it stands when the step is at its peak, gradients and temporaries too."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What stands while one operator runs."""
+
+    operator: int
+    """Its number in the step."""
+    churn_bytes: int
+    """All that was taken and released by then."""
+    phase: Phase
+    path: str
+    sizes_bytes: tuple[int, ...]
+    """By category, in their order."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return sum(self.sizes_bytes)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The memory of a step, by what it is for."""
+
+    peak_bytes: int
+    at_peak: Mapping[str, int] = field(hash=False)
+    """Bytes by category; they add up to the peak."""
+    peak_path: str
+    peak_operator: str
+    peak_phase: Phase
+    activations_bytes: int
+    """All that the forward pass leaves for the backward one."""
+    largest: tuple[HeldTensor, ...]
+    """The largest tensors that stand at the peak."""
+    layers: tuple[LayerMemory, ...]
+    timeline: tuple[Moment, ...]
+    """The curve over the step: the highest moment of each stretch."""
+    not_known: tuple[str, ...] = ()
+    """Operators whose kernels take memory that was not predicted."""
+
+
 @dataclass(frozen=True)
 class ByMode(Generic[T]):
     """One value for the forward pass, one for the training step; None where a mode was not measured."""
@@ -468,6 +596,13 @@ class Candidate:
     roofline: tuple[LayerRoof, ...] = ()
     """Its forward pass against the machine's roofs, where that was asked for."""
     settings: Own = field(default_factory=Own)
+    kept: tuple[LayerMemory, ...] = ()
+    """What its layers keep for the backward pass, predicted; none where shapes do not tell, or no step is asked for."""
+
+    @property
+    def kept_bytes(self) -> int | None:
+        """All that is kept for the backward pass."""
+        return sum(layer.activation_bytes for layer in self.kept) if self.kept else None
 
 
 @dataclass(frozen=True)
@@ -498,6 +633,8 @@ class Contrast:
     macs: Ratio
     peak_bytes: Ratio
     training_peak_bytes: Ratio
+    kept_bytes: Ratio = field(default_factory=lambda: Ratio(None))
+    """For the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -562,6 +699,7 @@ class Settings:
     tf32: bool | None = None
     """On CUDA; None leaves it as it is."""
     optimizer: str = "sgd(lr=0.001)"
+    """A step of 0.001 keeps values where they are: what grows or dies over the calls would change their time."""
     loss: str = "cross-entropy with random labels for an output (N, C), else the sum of the outputs' means"
 
     def of(self, own: Own) -> "Settings":
@@ -658,14 +796,94 @@ class MachineReport(Shown):
     doubts: tuple[Doubt, ...] = ()
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """One way to run a model, and what memory that is predicted to take."""
+
+    mode: Mode
+    optimizer: str | None
+    """None in inference."""
+    predicted: Predicted
+
+
+@dataclass(frozen=True)
+class MeasuredMemory:
+    """The memory of a real step: allocator, process and device are three numbers."""
+
+    peak_bytes: int
+    """The allocator's level: the largest sum of live tensor bytes."""
+    before_bytes: int
+    """What stood before the step."""
+    batch_size: int
+    curve_bytes: tuple[int, ...] = ()
+    """What stood over the step, against all that was taken and released by then: the highest of each stretch."""
+    process_peak_bytes: int | None = None
+    """The most that a process of its own had resident, the libraries that it loads included."""
+    process_before_bytes: int | None = None
+    """What that process had resident before the model was built."""
+    reserved_bytes: int | None = None
+    """On CUDA: what the caching allocator had taken from the device."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a device or a process takes beyond the allocator's level."""
+
+    fixed_bytes: int
+    share: float
+    """Of the allocator's peak."""
+    source: str
+
+    def of(self, peak_bytes: int) -> int:
+        """Return a peak with what comes on top of it."""
+        return round(peak_bytes * (1 + self.share)) + self.fixed_bytes
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The largest batch that a capacity holds, found on predictions alone."""
+
+    capacity_bytes: int
+    batch_size: int | None
+    """None where not even the smallest batch fits."""
+    smallest_batch: int
+    peak_bytes: int
+    """At that batch, or at the smallest: the allocator's level."""
+    needed_bytes: int
+    """The same with what comes on top."""
+
+
+@dataclass(frozen=True)
+class MemoryProfile(Shown):
+    """The memory of a model's step, predicted, and measured where that was asked for."""
+
+    command: str
+    created: str
+    model: str
+    input_size: Size | None
+    batch_size: int
+    mode: Mode
+    settings: Settings
+    machine: Machine
+    predicted: Predicted | None
+    """None where shapes alone do not tell: then it was measured."""
+    measured: MeasuredMemory | None = None
+    scenarios: tuple[Scenario, ...] = ()
+    """What stands side by side; the last one is `predicted`."""
+    overhead: Overhead | None = None
+    fit: Fit | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def error(self) -> float | None:
+        """Predicted / measured - 1, of the same batch."""
+        if self.predicted is None or self.measured is None or self.measured.batch_size != self.batch_size:
+            return None
+        return self.predicted.peak_bytes / self.measured.peak_bytes - 1
+
+
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile | MachineReport
+Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile
 """Whatever is saved, printed and reported."""
-
-
-def schema_of(record: Record) -> str:
-    """Name the kind of a document."""
-    kinds = {Analysis: "analysis", Comparison: "comparison", Profile: "profile", MachineReport: "machine"}
-    return kinds[type(record)]

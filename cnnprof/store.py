@@ -23,12 +23,16 @@ KINDS: dict[str, type[records.Record]] = {
     "comparison": records.Comparison,
     "profile": records.Profile,
     "machine": records.MachineReport,
+    "memory": records.MemoryProfile,
 }
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
     records.Totals: ("flops",),
     records.Opinion: ("unexplained",),
     records.LayerRoof: ("intensity", "flops_per_s", "bytes_per_s", "share"),
+    records.Moment: ("total_bytes",),
+    records.Candidate: ("kept_bytes",),
+    records.MemoryProfile: ("error",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 

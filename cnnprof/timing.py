@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from cnnprof import machine, statistics
+from cnnprof import machine, statistics, steps
 from cnnprof.comparison.ratios import contrast
 from cnnprof.inputs import Inputs
-from cnnprof.measurement import latency, steps
+from cnnprof.measurement import latency
 from cnnprof.models import catalog
 from cnnprof.records import MODES, ByMode, Candidate, Contrast, Latency, Mode, Settings
 from cnnprof.subjects import SEEDS, Loss, Subject, subject_of
@@ -34,7 +34,7 @@ class Plan:
 
     sessions: int = 10
     """Fewer where a round takes longer."""
-    followed_by: float = 1.25
+    followed_by: float = 1.5
     """What comes after the sessions, and belongs to the same time, as a multiple of one."""
 
 

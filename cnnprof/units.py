@@ -4,6 +4,7 @@ A column has one unit, chosen over all its values; unknown is a dash, and 0 is z
 """
 
 import math
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -71,6 +72,22 @@ def seconds(value: float | None) -> str:
 def bytes_(value: float | None) -> str:
     """46784512 -> 44.6 MiB."""
     return _alone(value, BYTES, " ")
+
+
+_SIZE = re.compile(r"\s*(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<prefix>[kmgt]?)(?P<binary>i?)b?\s*", re.IGNORECASE)
+_PREFIXES = "kmgt"
+
+
+def read_bytes(text: str) -> int:
+    """24GiB -> 25769803776; GB is a power of ten, a number alone is bytes. Raises ValueError."""
+    match = _SIZE.fullmatch(text)
+    if match is None or (match["binary"] and not match["prefix"]):
+        raise ValueError(f"{text!r}: a size was expected, such as 24GiB, 24GB or 800MiB")
+    power = _PREFIXES.index(match["prefix"].lower()) + 1 if match["prefix"] else 0
+    size = int(float(match["number"]) * (1024 if match["binary"] else 1000) ** power)
+    if size < 1:
+        raise ValueError(f"{text!r}: a size above 0 was expected")
+    return size
 
 
 def count(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """What several test files share: a clock that only moves when told, and records of known values."""
 
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -36,7 +37,11 @@ class FakeClock:
         from cnnprof.profiling import Instruments
 
         planted = allocations or {}
-        return Instruments(self.clock(), lambda step: Pass({}, planted[type(step.module).__name__], wall_s=0.5))
+
+        def profiled(step, time_s=0.5):
+            return Pass({}, planted[type(step.module).__name__], wall_s=0.5)
+
+        return Instruments(self.clock(), profiled)
 
 
 @pytest.fixture
@@ -53,3 +58,20 @@ def soon_steady(request, monkeypatch):
         monkeypatch.setattr(latency, "STEADY_S", 0.0)
         monkeypatch.setattr(latency, "STEADY_ALONE_S", 0.0)
         monkeypatch.setattr(latency, "STEADY_BLOCK_S", 0.005)
+
+
+@pytest.fixture
+def typed(monkeypatch, tmp_path, capsys):
+    """Run the command line in an empty folder; gives exit code, standard output and standard error."""
+    from cnnprof import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cnnprof", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    return run

@@ -14,17 +14,7 @@ SMALL = ["--input-size", "256x6x6", "-b", "1", "--time", "0.3"]
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Run the command line in an empty folder; gives exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def typed(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cnnprof", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exit_.value.code or 0, out, err
-
+def run(typed):
     return typed
 
 

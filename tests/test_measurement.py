@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cnnprof import UsageError
+from cnnprof import UsageError, steps
 from cnnprof.inputs import Inputs
-from cnnprof.measurement import memory, operators, steps
+from cnnprof.measurement import memory, operators
 from cnnprof.measurement.operators import Event
 from cnnprof.records import Settings
 

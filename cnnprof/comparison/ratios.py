@@ -1,11 +1,23 @@
 """Candidate against baseline: exact ratios, and ratios of times with their interval and verdict. No torch."""
 
+import math
+from collections.abc import Callable
+
 from cnnprof import statistics
 from cnnprof.records import Candidate, Contrast, Latency, Memory, Ratio, TimeRatio
 
 
-def contrast(baseline: Candidate, candidate: Candidate, margin: float = statistics.MARGIN) -> Contrast:
-    """Put one candidate against the baseline. Counts are taken per image, times too where batches differ."""
+def contrast(
+    baseline: Candidate,
+    candidate: Candidate,
+    margin: float = statistics.MARGIN,
+    time_ratio: "TimeRatioOf | None" = None,
+) -> Contrast:
+    """Put one candidate against the baseline. Counts are taken per image, times too where batches differ.
+
+    Times are those of rounds that they shared, unless `time_ratio` says how they were measured.
+    """
+    time_ratio = time_ratio or together
     images = (baseline.batch_size or 1) / (candidate.batch_size or 1) if _batches_known(baseline, candidate) else 1.0
     return Contrast(
         name=candidate.name,
@@ -15,6 +27,7 @@ def contrast(baseline: Candidate, candidate: Candidate, margin: float = statisti
         macs=ratio(_macs_per_image(baseline), _macs_per_image(candidate)),
         peak_bytes=ratio(_peak(baseline.memory.inference), _peak(candidate.memory.inference)),
         training_peak_bytes=ratio(_peak(baseline.memory.training), _peak(candidate.memory.training)),
+        kept_bytes=ratio(baseline.kept_bytes, candidate.kept_bytes),
     )
 
 
@@ -43,14 +56,15 @@ def ratio(baseline: float | None, candidate: float | None) -> Ratio:
     return Ratio(candidate / baseline)
 
 
-def time_ratio(
-    baseline: Latency | None, candidate: Latency | None, margin: float, images: float = 1.0
-) -> TimeRatio | None:
+TimeRatioOf = Callable[[Latency | None, Latency | None, float, float], TimeRatio | None]
+"""Makes a ratio of two latencies, with the margin, and the baseline's batch over the candidate's."""
+
+
+def together(baseline: Latency | None, candidate: Latency | None, margin: float, images: float) -> TimeRatio | None:
     """Ratio of the medians round by round, over the sessions in which both got their processors.
 
-    `images` is the baseline's batch over the candidate's. None where either was not measured. With fewer than three
-    such sessions there is no verdict, and no ratio either where starved sessions are the reason: then both wait for the
-    same neighbour, and any ratio would be near 1.
+    None where either was not measured. With fewer than three such sessions there is no verdict, and no ratio either
+    where starved sessions are the reason: then both wait for the same neighbour, and any ratio would be near 1.
     """
     if baseline is None or candidate is None:
         return None
@@ -59,11 +73,50 @@ def time_ratio(
     rounds = [[images * each for each in _by_round(baseline, candidate, index)] for index in fair]
     few = len(fair) < statistics.MIN_SESSIONS
     if not rounds or (few and len(fair) < len(together)):
-        return TimeRatio(ratio=None, ci95=None, verdict="inconclusive", sessions=len(fair))
+        return _unknown(len(fair))
     center = statistics.center(rounds)
     bounds = statistics.interval(rounds, statistics.RESEMBLANCE * statistics.unlikeness(center / images))
     verdict = "inconclusive" if few else statistics.verdict(bounds, margin)
     return TimeRatio(center, bounds, verdict, len(fair))
+
+
+def in_runs_apart(
+    baseline: Latency | None, candidate: Latency | None, margin: float, images: float
+) -> TimeRatio | None:
+    """Ratio of the times of two runs of one machine, each with its own interval for other runs like it.
+
+    The two intervals are put together as squares of their arms in logs (Zou and Donner, "Construction of confidence
+    limits about effect measures", Statistics in Medicine 27, 2008).
+    """
+    if baseline is None or candidate is None:
+        return None
+    sessions = min(len(baseline.counted), len(candidate.counted))
+    below, above = baseline.ci95_s, candidate.ci95_s
+    if sessions < statistics.MIN_SESSIONS or below is None or above is None:
+        return _unknown(sessions)
+    low, middle, high = (math.log(each) for each in (below[0], _center(baseline), below[1]))
+    other_low, other_middle, other_high = (math.log(each) for each in (above[0], _center(candidate), above[1]))
+    ratio_log = math.log(images) + other_middle - middle
+    bounds = (
+        math.exp(ratio_log - math.hypot(other_middle - other_low, high - middle)),
+        math.exp(ratio_log + math.hypot(other_high - other_middle, middle - low)),
+    )
+    return TimeRatio(math.exp(ratio_log), bounds, statistics.verdict(bounds, margin), sessions)
+
+
+def on_machines_apart(
+    baseline: Latency | None, candidate: Latency | None, margin: float, images: float
+) -> TimeRatio | None:
+    """Times of different machines are not divided."""
+    return None if baseline is None or candidate is None else _unknown(0)
+
+
+def _unknown(sessions: int) -> TimeRatio:
+    return TimeRatio(ratio=None, ci95=None, verdict="inconclusive", sessions=sessions)
+
+
+def _center(latency: Latency) -> float:
+    return statistics.center([latency.burst_medians_s(index) for index in latency.counted])
 
 
 def _by_round(baseline: Latency, candidate: Latency, session: int) -> list[float]:

@@ -5,8 +5,8 @@ from itertools import accumulate
 
 import torch
 
-from cnnprof.measurement.steps import Step
 from cnnprof.records import Memory
+from cnnprof.steps import Step
 
 
 def standing_bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from cnnprof.machine import available_bytes
-from cnnprof.measurement.steps import Step
 from cnnprof.records import LayerTime, OperatorTime
+from cnnprof.steps import Step
 
 _PASS, _RANGE = "cnnprof.pass", "cnnprof.module:"
 _BACKWARD = "autograd::engine::evaluate_function:"
@@ -86,8 +86,8 @@ class Pass:
     """What the last call returned."""
 
 
-def profiled(step: Step, time_s: float = 1.0, trace: Path | None = None) -> Pass:
-    """Run a step under torch.profiler: to warm up, for its allocations, then for about `time_s` for its times.
+def profiled(step: Step, time_s: float | None = 0.5, trace: Path | None = None) -> Pass:
+    """Run a step under torch.profiler: to warm up, for its allocations, then for about `time_s` for its times, if any.
 
     The warm-up is watched too, so that every release in the second call is one of a known allocation. `trace` is a file
     for the last pass, in Chrome's format.
@@ -98,7 +98,10 @@ def profiled(step: Step, time_s: float = 1.0, trace: Path | None = None) -> Pass
         step.run()
         step.release()
     with _watching(step, profile_memory=True) as remembering:
-        step.run()
+        result = step.run()
+    if time_s is None:
+        return Pass({}, _allocations(remembering), 0.0, sum(_allocations(warming)), 0, result)
+    del result
     _touch(max(accumulate(_allocations(remembering), initial=0)))
     with nullcontext() if step.compiled else _named_ranges(step.module), _watching(step) as profiler:
         result = _passes(step, time_s)

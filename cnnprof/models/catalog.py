@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnprof.calls import literals
 from cnnprof.errors import UsageError, first_line
 from cnnprof.models import zoo
 from cnnprof.models.cnn import CNN
@@ -161,7 +162,7 @@ def parse(text: str) -> Spec:
             f"{text!r} is no MODEL: expected [label=]name[(arguments)][@settings], such as "
             "'bottleneck(channels=512)@bf16'"
         )
-    args, kwargs = _literals(text, match["arguments"] or "")
+    args, kwargs = literals(text, match["arguments"] or "")
     own = _own(text, match["settings"][1:]) if match["settings"] else Own()
     return Spec(text.strip(), match["label"] and match["label"].strip(), match["name"].strip(), args, kwargs, own)
 
@@ -243,18 +244,6 @@ def varied(text: str, over: Mapping[str, Sequence[str]]) -> list[str]:
         label = f"{told}=" if spec.label else ""
         texts.append(f"{label}{spec.name}{f'({called})' if called else ''}{f'@{own}' if own else ''}")
     return texts
-
-
-def _literals(text: str, arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    try:
-        call = ast.parse(f"f({arguments})", mode="eval").body
-        if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("one call with plain arguments was expected")
-        args = tuple(ast.literal_eval(argument) for argument in call.args)
-        return args, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else "only Python literals are taken"
-        raise UsageError(f"{text!r}: the arguments ({arguments}) cannot be read: {reason}") from None
 
 
 def resolve(text: str) -> NamedModel:

@@ -5,11 +5,11 @@ What a file's name ends in decides its form: .json, .md, .html or .csv.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnprof import store
 from cnnprof.errors import UsageError
-from cnnprof.records import Analysis, MachineReport, Record
+from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,12 +77,20 @@ def load(path: str | Path) -> Record:
 
 
 def to_dataframe(record: Record) -> "pd.DataFrame":
-    """Return the layers of an analysis, the raw times of a run, or the bandwidths of a machine."""
+    """Return an analysis's layers, a run's raw times, a machine's bandwidths, or the curve of a step's memory."""
     import pandas as pd
 
     if isinstance(record, Analysis):
         document = store.to_document(record)
         return pd.DataFrame(document["layers"])
+    if isinstance(record, MemoryProfile):
+        timeline = record.predicted.timeline if record.predicted else ()
+        moments: list[dict[str, Any]] = [
+            {"operator": each.operator, "phase": each.phase, "path": each.path}
+            | dict(zip(CATEGORIES, each.sizes_bytes, strict=True))
+            for each in timeline
+        ]
+        return pd.DataFrame(moments, columns=["operator", "phase", "path", *CATEGORIES])
     if isinstance(record, MachineReport):
         return pd.DataFrame([vars(each) for each in record.peaks.bandwidths])
     rows = [

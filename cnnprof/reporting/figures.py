@@ -23,7 +23,21 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from cnnprof import units
-from cnnprof.records import Bandwidth, Candidate, Contrast, Latency, Mode, Peaks, Run, TimeRatio
+from cnnprof.records import (
+    CATEGORIES,
+    Bandwidth,
+    Candidate,
+    Category,
+    Contrast,
+    Latency,
+    MemoryProfile,
+    Mode,
+    Moment,
+    Peaks,
+    Predicted,
+    Run,
+    TimeRatio,
+)
 from cnnprof.reporting import limits, tables
 
 WIDTH = 5.2
@@ -546,6 +560,92 @@ def _series(run: Run, mode: Mode) -> list[tuple[str, list[tuple[int, Latency]]]]
         for key, points in groups.items()
         if len({batch for batch, _ in points}) > 1
     ]
+
+
+# Memory over a step --------------------------------------------------------------------------------------------------
+
+_STACKED: tuple[tuple[str, tuple[Category, ...], int], ...] = (
+    ("weights", ("parameters", "buffers", "inputs"), 0),
+    ("optimizer", ("optimizer_state",), 4),
+    ("gradients", ("gradients",), 5),
+    ("activations kept", ("activations",), 1),
+    ("temporary", ("temporaries",), 2),
+)
+
+
+def memory(profile: MemoryProfile) -> str | None:
+    """Draw what stands over a step, stacked by what it is for, with the peak marked and what was measured as dots."""
+    predicted = profile.predicted
+    if predicted is None or not predicted.timeline:
+        return None
+    moments = predicted.timeline
+    unit = units.column_unit(units.BYTES, [predicted.peak_bytes])
+    length = max(1, moments[-1].churn_bytes)
+    xs = [moment.churn_bytes / length for moment in moments]
+    with _canvas() as draw:
+        figure = Figure(figsize=(WIDTH, 3.3))
+        axes = _axes(figure, 0.62, 0.82, WIDTH - 0.82, 2.1)
+        shown = []
+        below = [0.0] * len(moments)
+        for label, categories, colour in _STACKED:
+            places = [CATEGORIES.index(category) for category in categories]
+            sizes = [sum(moment.sizes_bytes[place] for place in places) / unit.size for moment in moments]
+            if not any(sizes):
+                continue
+            above = [low + size for low, size in zip(below, sizes, strict=True)]
+            axes.fill_between(xs, below, above, color=_STAND_INS[colour], alpha=0.75, linewidth=0, step="post")
+            below = above
+            shown.append((colour, label))
+        _mark_peak(axes, predicted, xs, unit)
+        if profile.measured is not None and profile.error is not None and profile.measured.curve_bytes:
+            curve = profile.measured.curve_bytes
+            axes.plot(
+                [place / max(1, len(curve) - 1) for place in range(len(curve))],
+                [size / unit.size for size in curve],
+                ".",
+                color=INK,
+                markersize=1.6,
+            )
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.16 * predicted.peak_bytes / unit.size)
+        phases = _phases(moments, length)
+        axes.set_xticks([start for _, start in phases], [name for name, _ in phases], ha="left")
+        axes.set_yticks(places_ := [p for p in MaxNLocator(4).tick_values(*axes.get_ylim()) if p >= 0][:-1])
+        axes.set_yticklabels([f"{place:,g}" for place in places_])
+        axes.grid(axis="y", zorder=0)
+        axes.set_title(unit.name, loc="left", fontsize=10, color=MUTED, pad=6)
+        _legend_below(figure, shown)
+        return draw(figure, f"Memory over a step of {profile.model}, by what it is for")
+
+
+def _mark_peak(axes: Axes, predicted: Predicted, xs: Sequence[float], unit: units.Unit) -> None:
+    place = max(range(len(xs)), key=lambda index: predicted.timeline[index].total_bytes)
+    height = predicted.peak_bytes / unit.size
+    axes.plot([xs[place]] * 2, [0, height], color=INK, linewidth=1)
+    side = "right" if xs[place] > 0.5 else "left"
+    axes.text(xs[place], height * 1.02, f"peak {units.bytes_(predicted.peak_bytes)}", ha=side, va="bottom", color=INK)
+
+
+def _phases(moments: Sequence[Moment], length: int) -> list[tuple[str, float]]:
+    """Return where each phase begins, those that are too short to be named left out."""
+    found: list[tuple[str, float]] = []
+    for moment in moments:
+        start = moment.churn_bytes / length
+        known = [name for name, _ in found]
+        if moment.phase not in known and (not found or start - found[-1][1] > 0.2) and start < 0.84:
+            found.append((moment.phase, start))
+    return found
+
+
+def _legend_below(figure: Figure, entries: Sequence[tuple[int, str]]) -> None:
+    axes = _axes(figure, 0.62, 0.0, WIDTH - 0.82, 0.45)
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    for place, (colour, label) in enumerate(entries):
+        x, y = (place % 3) / 3, 0.72 - 0.5 * (place // 3)
+        axes.add_patch(Rectangle((x, y - 0.13), 0.022, 0.26, color=_STAND_INS[colour], alpha=0.75, linewidth=0))
+        axes.text(x + 0.035, y, label, va="center", color=INK)
 
 
 # From matplotlib to a piece of a page --------------------------------------------------------------------------------

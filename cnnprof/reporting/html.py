@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, Mode, Record, Run
-from cnnprof.reporting import figures, limits, tables, tree
+from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, Record, Run
+from cnnprof.reporting import figures, limits, memories, tables, tree
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,14 @@ def render(record: Record) -> str:
         return _templates().get_template("analysis.html").render(_analysis_view(record))
     if isinstance(record, MachineReport):
         return _templates().get_template("machine.html").render(_machine_view(record))
+    if isinstance(record, MemoryProfile):
+        return _templates().get_template("memory.html").render(_memory_view(record))
     return _templates().get_template("report.html").render(_run_view(record))
 
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    if isinstance(record, MachineReport):
+    if isinstance(record, MachineReport | MemoryProfile):
         return render(record)
     view = _analysis_view(record) if isinstance(record, Analysis) else _head_view(record)
     return _templates().get_template("fragment.html").render(view)
@@ -165,6 +167,23 @@ def _machine_view(report: MachineReport) -> dict[str, object]:
         "bandwidths": limits.bandwidth_table(report.peaks),
         "figure": _picture(figures.bandwidth(report.peaks)),
         "foot": limits.machine_foot(report),
+    }
+
+
+def _memory_view(profile: MemoryProfile) -> dict[str, object]:
+    predicted, table = profile.predicted, memories.table(profile)
+    return {
+        "title": memories.title(profile),
+        "header": memories.header(profile),
+        "headline": memories.sentences(profile),
+        "bottom_line": "",
+        "doubts": profile.doubts,
+        "table": table and tables.known_columns(table, leave_out=tables.BARS),
+        "figure": _picture(figures.memory(profile)),
+        "measured": profile.error is not None,
+        "largest": predicted and memories.largest_table(predicted),
+        "layers": (kept := predicted and memories.layers_table(predicted)) and tables.known_columns(kept, tables.BARS),
+        "foot": memories.foot(profile),
     }
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import jinja2
 
-from cnnprof.records import Analysis, MachineReport, Record, Run
-from cnnprof.reporting import limits, tables, tree
+from cnnprof.records import Analysis, MachineReport, MemoryProfile, Record, Run
+from cnnprof.reporting import limits, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -20,6 +20,8 @@ def render(record: Record) -> str:
         return _templates().get_template("analysis.md").render(_analysis_view(record))
     if isinstance(record, MachineReport):
         return _templates().get_template("machine.md").render(_machine_view(record))
+    if isinstance(record, MemoryProfile):
+        return _templates().get_template("memory.md").render(_memory_view(record))
     return _templates().get_template("report.md").render(_run_view(record))
 
 
@@ -99,6 +101,20 @@ def _machine_view(report: MachineReport) -> dict[str, object]:
         "products": limits.products_table(report.peaks),
         "bandwidths": limits.bandwidth_table(report.peaks),
         "foot": limits.machine_foot(report),
+    }
+
+
+def _memory_view(profile: MemoryProfile) -> dict[str, object]:
+    predicted = profile.predicted
+    return {
+        "title": memories.title(profile),
+        "header": memories.header(profile),
+        "headline": memories.sentences(profile),
+        "doubts": profile.doubts,
+        "table": memories.table(profile),
+        "largest": predicted and memories.largest_table(predicted),
+        "layers": predicted and memories.layers_table(predicted),
+        "foot": memories.foot(profile),
     }
 
 

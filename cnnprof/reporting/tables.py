@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from cnnprof import statistics, units
 from cnnprof.comparison import doubts as doubting
 from cnnprof.records import (
+    INPUT,
     Analysis,
     Candidate,
     Contrast,
     Doubt,
     Latency,
+    LayerMemory,
     Mode,
     Opinion,
     Ratio,
@@ -186,6 +188,7 @@ def summary(run: Run) -> tuple[Row, ...]:
         rows += [_compile_row(run, mode) for mode in modes]
     if any(profile.analysis for profile in run.profiles):
         rows += [_memory_row(run, mode) for mode in modes]
+        rows += [_kept_row(run)] if any(profile.kept for profile in run.profiles) else []
         rows += [_field_row(run), _channels_row(run)]
     return tuple(rows)
 
@@ -297,6 +300,13 @@ def _memory_row(run: Run, mode: Mode) -> Row:
     values = tuple(units.in_unit(value, unit, 1) for value in peaks)
     versus = _versus(run, lambda c: c.peak_bytes if mode == "inference" else c.training_peak_bytes, "less", "more")
     return Row(f"{mode}_peak", f"peak, {mode}, {unit.name}", values, versus)
+
+
+def _kept_row(run: Run) -> Row:
+    kept = [profile.kept_bytes for profile in run.profiles]
+    unit = units.column_unit(units.BYTES, kept)
+    values = tuple(units.in_unit(value, unit, 1) for value in kept)
+    return Row("kept", f"kept for backward, {unit.name}", values, _versus(run, lambda c: c.kept_bytes, "less", "more"))
 
 
 def _versus(run: Run, of: Callable[[Contrast], Ratio], less: str, more: str) -> tuple[str, ...]:
@@ -500,6 +510,7 @@ class _Line:
     macs: float = 0.0
     forward_s: float | None = None
     backward_s: float | None = None
+    kept_bytes: int | None = None
 
     @property
     def spent_s(self) -> float:
@@ -512,10 +523,11 @@ def layer_table(candidate: Candidate, most: int = 24) -> Table | None:
     analysis = candidate.analysis
     if analysis is None:
         return None
-    lines = [*_few(_lines(analysis, candidate.time), most), *_remainder(candidate.time)]
+    lines = [*_few(_lines(analysis, candidate.time, candidate.kept), most), *_remainder(candidate.time)]
     total = _sum("total", lines)
     time_unit = units.column_unit(units.SECONDS, [line.spent_s for line in lines])
     macs_unit = units.gigas([line.macs for line in lines])
+    kept_unit = units.column_unit(units.BYTES, [line.kept_bytes for line in lines])
 
     def cells(line: _Line) -> tuple[str, ...]:
         whole, part = (total.spent_s, line.spent_s) if total.spent_s else (total.macs, line.macs)
@@ -528,18 +540,21 @@ def layer_table(candidate: Candidate, most: int = 24) -> Table | None:
             units.percent(line.macs / total.macs) if total.macs else units.UNKNOWN,
             units.in_unit(line.forward_s, time_unit, 2),
             units.in_unit(line.backward_s, time_unit, 2),
+            units.in_unit(line.kept_bytes, kept_unit, 1),
             units.bar(part / whole, 12) if whole and line is not total else "",
         )
 
+    kept = f"kept, {kept_unit.name}"
     columns = ("layer", "kind", "output", "params", f"{macs_unit.name}MACs", "% of MACs",
-               f"forward, {time_unit.name}", f"backward, {time_unit.name}", BARS)  # fmt: skip
+               f"forward, {time_unit.name}", f"backward, {time_unit.name}", kept, BARS)  # fmt: skip
     words = frozenset({"layer", "kind", BARS})
-    droppable = (BARS, "% of MACs", "output", "kind")
+    droppable = (BARS, "% of MACs", kept, "output", "kind")
     return Table(candidate.name, columns, tuple(map(cells, (*lines, total))), words, droppable, total=True)
 
 
-def _lines(analysis: Analysis, where: TimeByLayer | None) -> list[_Line]:
-    """Put counts and times together; layers that have and take nothing are left out."""
+def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[LayerMemory]) -> list[_Line]:
+    """Put counts, times and kept memory together; layers that have and take nothing are left out."""
+    kept = {layer.path: layer.activation_bytes for layer in memory}
     times = {layer.path: layer for layer in where.layers} if where else {}
     lines = [
         _Line(
@@ -550,16 +565,19 @@ def _lines(analysis: Analysis, where: TimeByLayer | None) -> list[_Line]:
             layer.macs / analysis.batch_size,
             times[layer.path].forward_s if layer.path in times else None,
             times[layer.path].backward_s if layer.path in times else None,
+            kept.get(layer.path, 0) if kept else None,
         )
         for layer in analysis.layers
     ]
+    if INPUT in kept:
+        lines.insert(0, _Line(INPUT, kept_bytes=kept[INPUT]))
     parts = [("(loss)", "loss"), ("(optimizer)", "optimizer step")]
     lines += [
         _Line(name, forward_s=times[path].forward_s, backward_s=times[path].backward_s)
         for path, name in parts
         if path in times
     ]
-    return [line for line in lines if line.params or line.macs or line.spent_s]
+    return [line for line in lines if line.params or line.macs or line.spent_s or line.kept_bytes]
 
 
 def _remainder(where: TimeByLayer | None) -> list[_Line]:
@@ -581,12 +599,14 @@ def _few(lines: Sequence[_Line], most: int) -> list[_Line]:
 def _sum(name: str, lines: Sequence[_Line]) -> _Line:
     forward = [line.forward_s for line in lines if line.forward_s is not None]
     backward = [line.backward_s for line in lines if line.backward_s is not None]
+    kept = [line.kept_bytes for line in lines if line.kept_bytes is not None]
     return _Line(
         name,
         params=sum(line.params for line in lines),
         macs=sum(line.macs for line in lines),
         forward_s=sum(forward) if forward else None,
         backward_s=sum(backward) if backward else None,
+        kept_bytes=sum(kept) if kept else None,
     )
 
 

@@ -10,8 +10,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, Record, Run
-from cnnprof.reporting import limits, tables, tree
+from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Record, Run
+from cnnprof.reporting import limits, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -27,6 +27,8 @@ def renderable(record: Record, depth: int = 2, sort: str | None = None, explain:
     """Make what rich prints of a record; `depth`, `sort` and `explain` (tools' differences) concern an analysis."""
     if isinstance(record, Analysis):
         return analysis(record, depth, sort, explain)
+    if isinstance(record, MemoryProfile):
+        return memory(record)
     return machine(record) if isinstance(record, MachineReport) else run(record)
 
 
@@ -57,6 +59,17 @@ def machine(report: MachineReport) -> RenderableType:
         parts += [Fitted(table), Text()]
     parts += [Text(sentence) for sentence in limits.machine_sentences(report)]
     parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in report.doubts]
+    return Group(*parts)
+
+
+def memory(profile: MemoryProfile) -> RenderableType:
+    """The screen of a memory profile."""
+    parts: list[RenderableType] = [Text(memories.header(profile)), Text()]
+    table = memories.table(profile)
+    if table is not None and profile.predicted is not None:
+        parts += [Fitted(table), Text(), Fitted(memories.largest_table(profile.predicted)), Text()]
+    parts += [Text(sentence) for sentence in memories.sentences(profile)]
+    parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in profile.doubts]
     return Group(*parts)
 
 

@@ -1,7 +1,7 @@
-"""The calls that are measured: a forward pass, and a training step. Times and counts nothing."""
+"""The calls that are measured and predicted: a forward pass, and a training step. Times and counts nothing."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cnnprof import optimizers
 from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.records import Mode, Settings
@@ -27,6 +28,7 @@ class Step:
     standing: Callable[[], Iterator[torch.Tensor]]
     release: Callable[[], None]
     """Let go of what the last call left behind: gradients."""
+    optimizer_state: Callable[[], Mapping[Any, Any]] = dict
     compiled: bool = False
     """Its operators are fused across modules."""
     device: str = "cpu"
@@ -42,10 +44,17 @@ class Step:
             torch.cuda.synchronize(self.device)
 
 
-def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, loss: Loss | None = None) -> Step:
+def prepare(
+    module: nn.Module,
+    inputs: Inputs,
+    mode: Mode,
+    settings: Settings,
+    loss: Loss | None = None,
+    make_optimizer: optimizers.Maker | None = None,
+) -> Step:
     """Move a new network and its inputs to where they are measured, and make the call.
 
-    `module` is trained on and kept: give one that nobody else holds.
+    `module` is trained on and kept: give one that nobody else holds. `make_optimizer` stands for the settings' one.
     """
     dtype = getattr(torch, settings.dtype)
     module = module.to(settings.device, dtype)
@@ -56,9 +65,23 @@ def prepare(module: nn.Module, inputs: Inputs, mode: Mode, settings: Settings, l
     if any(map(nn.parameter.is_lazy, module.parameters())):  # the first call gives them their shapes
         with torch.no_grad():
             module(*inputs.args, **inputs.kwargs)
+    return made(module, inputs, mode, settings, loss, make_optimizer)
+
+
+def made(
+    module: nn.Module,
+    inputs: Inputs,
+    mode: Mode,
+    settings: Settings,
+    loss: Loss | None = None,
+    make_optimizer: optimizers.Maker | None = None,
+) -> Step:
+    """Make the call of a network and of inputs that are where they should be."""
     called: Callable[..., Any] = _compiled(module) if settings.compile else module
-    make = _forward if mode == "inference" else _training_step
-    return make(module, called, inputs, settings, loss)
+    if mode == "inference":
+        return _forward(module, called, inputs, settings)
+    optimizer = (make_optimizer or optimizers.maker(settings.optimizer))(module)
+    return _training_step(module, called, inputs, settings, loss, optimizer)
 
 
 def _compiled(module: nn.Module) -> Callable[..., Any]:
@@ -73,9 +96,7 @@ def _autocast(settings: Settings) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: torch.autocast(device_type, torch.bfloat16)
 
 
-def _forward(
-    module: nn.Module, called: Callable[..., Any], inputs: Inputs, settings: Settings, loss: Loss | None
-) -> Step:
+def _forward(module: nn.Module, called: Callable[..., Any], inputs: Inputs, settings: Settings) -> Step:
     module.eval()
     autocast = _autocast(settings)
 
@@ -86,17 +107,19 @@ def _forward(
     def standing() -> Iterator[torch.Tensor]:
         return chain(module.parameters(), module.buffers(), tensors_in((inputs.args, dict(inputs.kwargs))))
 
-    return Step(forward, module, standing, lambda: None, settings.compile, settings.device)
+    return Step(forward, module, standing, lambda: None, compiled=settings.compile, device=settings.device)
 
 
 def _training_step(
-    module: nn.Module, called: Callable[..., Any], inputs: Inputs, settings: Settings, loss: Loss | None
+    module: nn.Module,
+    called: Callable[..., Any],
+    inputs: Inputs,
+    settings: Settings,
+    loss: Loss | None,
+    optimizer: torch.optim.Optimizer,
 ) -> Step:
     module.train()
     autocast = _autocast(settings)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # A step of 0.001 keeps values where they are: what grows or dies over the calls would change their time.
-    optimizer = torch.optim.SGD(trained, lr=0.001)
     criterion = loss or DefaultLoss(settings.seed)
 
     def release() -> None:
@@ -117,7 +140,15 @@ def _training_step(
         labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
         return chain(module.parameters(), module.buffers(), fed, tensors_in(dict(optimizer.state)), labels)
 
-    return Step(training_step, module, standing, release, settings.compile, settings.device)
+    return Step(
+        training_step,
+        module,
+        standing,
+        release,
+        lambda: optimizer.state,
+        compiled=settings.compile,
+        device=settings.device,
+    )
 
 
 _INSTEAD = "give another with --loss file.py:fn, or measure --mode inference alone"

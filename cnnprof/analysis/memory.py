@@ -1,0 +1,423 @@
+"""The memory of a step, followed on tensors without storage: what stands when, and what it is for.
+
+The step runs as it would, with autograd, optimizer and all, on fake tensors of the device that is asked about, so that
+views, in-place operators, saved tensors, checkpoints and early releases need no model of their own: a storage lives as
+long as anything holds it. What a kernel takes for itself while it runs cannot be seen so; calls of kernels that do are
+listed, for whoever can tell.
+"""
+
+import weakref
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, UnsupportedOperatorException
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cnnprof import optimizers, steps
+from cnnprof.analysis import as_cuda
+from cnnprof.analysis.operators import is_composite
+from cnnprof.analysis.shadow import Shadow, undisturbed
+from cnnprof.errors import UsageError, first_line
+from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.records import (
+    CATEGORIES,
+    INPUT,
+    Category,
+    HeldTensor,
+    Kernel,
+    Laid,
+    LayerMemory,
+    Mode,
+    Moment,
+    Phase,
+    Predicted,
+    Settings,
+    Size,
+)
+
+Array = Any
+
+
+HiddenBytes = Callable[[Sequence[Kernel]], Mapping[Kernel, int | None]]
+"""Tells what kernels take beyond their outputs while they run; None where that is not known."""
+
+
+def nothing_hidden(kernels: Sequence[Kernel]) -> Mapping[Kernel, int | None]:
+    """Take every kernel for one that needs no more than its outputs."""
+    return dict.fromkeys(kernels, 0)
+
+
+@dataclass(slots=True)
+class Block:
+    """A storage, from the operator that made it until nothing holds it any more."""
+
+    size: int
+    shape: Size
+    dtype: str
+    path: str
+    operator: str
+    start: int
+    end: int | None = None
+    category: Category = "temporaries"
+
+
+@dataclass
+class Course:
+    """A step as it went: its storages, and its operators with where they ran."""
+
+    mode: Mode
+    blocks: list[Block]
+    paths: list[str]
+    operators: list[str]
+    backward: list[bool]
+    kernels: dict[int, Kernel]
+    kinds: Mapping[str, str]
+    fed_backward: int = 0
+    """Bytes of what the model is fed that the backward pass reads again."""
+
+
+class Unpredictable(Exception):  # noqa: N818  # a turn of the road: it can be measured
+    """The step needs values, or an operator that has no shape rule."""
+
+
+def followed(
+    module: nn.Module,
+    inputs: Inputs,
+    mode: Mode,
+    settings: Settings,
+    loss: steps.Loss | None = None,
+    make_optimizer: optimizers.Maker | None = None,
+    listed: Container[str] = (),
+) -> Course:
+    """Follow one step of a network that has done others before it.
+
+    Calls of the operators that are `listed` are kept, for whoever can tell what their kernels take for themselves.
+    Raises Unpredictable where the step needs values, and UsageError where the network refuses its input.
+    """
+    on_cuda = torch.device(settings.device).type == "cuda"
+    pretending = on_cuda and not torch.cuda.is_available()
+    if pretending:
+        settings = replace(settings, device="cpu")
+    watch = _Watch(listed, as_cuda.ROUNDED_TO if on_cuda else 1)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        undisturbed(inference=False),
+        as_cuda.AsCuda() if pretending else nullcontext(),
+    ):
+        stand_in = _stand_in(settings)
+        try:
+            shadow = Shadow(module, stand_in, training=mode == "training")
+            step = steps.made(shadow.root, inputs.mapped(stand_in), mode, settings, loss, make_optimizer)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise Unpredictable(f"it holds what cannot be stood in for: {first_line(error)}") from error
+        watch.places(shadow)
+        watch.stand(step)
+        with _told_apart(watch), torch.no_grad() if mode == "inference" else torch.enable_grad(), watch:
+            result = step.run()
+        if on_cuda and as_cuda.PRODUCTS & set(watch.operators):
+            watch.keep(as_cuda.WORKSPACE_BYTES, "cuBLAS's workspace")
+        course = watch.course(mode, step, {path: type(part).__name__ for path, part in shadow.clones.items()}, result)
+        del result
+    return course
+
+
+def _stand_in(settings: Settings) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Make fake tensors as the step has them: on its device, in its type and layout."""
+    dtype = getattr(torch, settings.dtype)
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        own = dtype if tensor.is_floating_point() else tensor.dtype
+        if settings.channels_last and tensor.ndim == 4:
+            return torch.empty(tensor.shape, dtype=own, device=settings.device, memory_format=torch.channels_last)
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=own, device=settings.device)
+
+    return fake
+
+
+@contextmanager
+def _told_apart(watch: "_Watch") -> Iterator[None]:
+    """Tell a step that needs values from one that the network refuses."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (DataDependentOutputException, UnsupportedOperatorException, NotImplementedError) as error:
+        raise Unpredictable(f"{watch.where()}: {first_line(error)}") from error
+    except Exception as error:  # a network may raise anything
+        if "data-dependent" in str(error) or "FakeTensor" in str(error) or "meta" in str(error):
+            raise Unpredictable(f"{watch.where()}: {first_line(error)}") from error
+        raise UsageError(f"{watch.where()} refused its input: {first_line(error)}") from error
+
+
+# Watching ------------------------------------------------------------------------------------------------------------
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operator, and every storage from its making until its end."""
+
+    def __init__(self, listed: Container[str], rounded_to: int = 1) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rounded_to = rounded_to
+        self._listed = listed
+        self._blocks: list[Block] = []
+        self._living: dict[int, Block] = {}
+        self._ends: dict[int, Any] = {}
+        self._paths: list[str] = []
+        self.operators: list[str] = []
+        self._backward: list[bool] = []
+        self._kernels: dict[int, Kernel] = {}
+        self._stack = [""]
+        self._read_again: set[int] = set()
+        """Storages that operators of the backward pass took."""
+        self._made_by: dict[int, str] = {}
+        """By autograd's number of a forward operator: the module that called it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
+            return func(*args, **(kwargs or {}))
+        if is_composite(func):  # inference mode shows them whole
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
+        node = torch._C._current_autograd_node()
+        backward = node is not None and not torch.is_grad_enabled()  # a block that is recomputed runs forward
+        if backward:
+            path = self._made_by.get(node._sequence_nr(), "")
+            self._read_again.update(_storages(args))
+        else:
+            path = self._stack[-1]
+            self._made_by.setdefault(torch._C._autograd._get_sequence_nr() - 1, path)
+        name = func._schema.name
+        if name in self._listed:
+            self._kernels[len(self._paths)] = Kernel(name, tuple(map(_laid, args)))
+        for tensor in output if isinstance(output, tuple | list) else (output,):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor, name, path)
+        self._paths.append(path)
+        self.operators.append(name)
+        self._backward.append(backward)
+        return output
+
+    def _note(self, tensor: torch.Tensor, operator: str, path: str) -> None:
+        if tensor.layout is not torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._living:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            size = -(-storage.nbytes() // self._rounded_to) * self._rounded_to
+            block = Block(size, tuple(tensor.shape), dtype, path, operator, len(self._paths))
+            self._living[key] = block
+            self._ends[key] = weakref.ref(storage, partial(self._ended, key))
+            self._blocks.append(block)
+
+    def _ended(self, key: int, _: Any) -> None:
+        self._living.pop(key).end = len(self._paths)
+        del self._ends[key]
+
+    def keep(self, size: int, what: str) -> None:
+        """Note memory that a library keeps for itself from its first call on."""
+        self._blocks.append(Block(size, (size,), "uint8", "", what, 0))
+
+    def where(self) -> str:
+        """Name the innermost module that was entered and not left."""
+        return f"layer {self._stack[-1]!r}" if self._stack[-1] else "the model"
+
+    def places(self, shadow: Shadow) -> None:
+        """Let each module name itself while it runs."""
+        for path, clone in shadow.clones.items():
+            if not isinstance(clone, torch.jit.ScriptModule):
+                clone.__dict__["_compiled_call_impl"] = partial(self._within, path, clone._call_impl)
+
+    def _within(self, path: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._stack.append(path)
+        output = call(*args, **kwargs)
+        self._stack.pop()  # where it raises, the innermost stays to be named
+        return output
+
+    def stand(self, step: steps.Step) -> None:
+        """Note what stands before the step, each with the module that holds it."""
+        own: dict[int, str] = {}
+        for path, part in step.module.named_modules():
+            for tensor in (*part._parameters.values(), *part._buffers.values()):
+                if tensor is not None:
+                    own.setdefault(id(tensor), path)
+        for tensor in step.standing():
+            self._note(tensor, "", own.get(id(tensor), ""))
+        for block in self._blocks:
+            block.start = 0
+
+    def course(self, mode: Mode, step: steps.Step, kinds: Mapping[str, str], result: Any) -> Course:
+        """Say what every storage was for, once the step is done."""
+        for category, tensors in (
+            ("inputs", step.standing()),
+            ("optimizer_state", tensors_in(dict(step.optimizer_state()))),
+            ("buffers", step.module.buffers()),
+            ("gradients", (tensor.grad for tensor in step.module.parameters() if tensor.grad is not None)),
+            ("parameters", step.module.parameters()),
+        ):
+            for tensor in tensors:
+                block = self._block_of(tensor)
+                if block is not None:
+                    block.category = category  # type: ignore[assignment]
+        results = {id(self._block_of(tensor)) for tensor in tensors_in(result)}
+        for block in self._blocks:
+            kept = block.end is None and id(block) not in results
+            if kept and block.category == "temporaries":
+                block.category = "buffers"  # a cache of the model's own, or a library's
+            if kept and block.category != "gradients":
+                block.start = 0  # a step before this one had made it
+        _activations(self._blocks, self._backward)
+        fed = (block for key, block in self._living.items() if block.category == "inputs" and key in self._read_again)
+        return Course(
+            mode,
+            self._blocks,
+            self._paths,
+            self.operators,
+            self._backward,
+            self._kernels,
+            kinds,
+            sum(block.size for block in fed),
+        )
+
+    def _block_of(self, tensor: torch.Tensor) -> Block | None:
+        if tensor.layout is not torch.strided:
+            return None
+        return self._living.get(tensor.untyped_storage()._cdata)
+
+
+def _storages(args: Any) -> Iterator[int]:
+    return (
+        arg.untyped_storage()._cdata for arg in args if isinstance(arg, torch.Tensor) and arg.layout is torch.strided
+    )
+
+
+def _activations(blocks: Sequence[Block], backward: Sequence[bool]) -> None:
+    """Tell what a forward pass left for the backward one: made by the one, alive when the next of the other begins."""
+    after = len(backward)
+    begins = [after] * (after + 1)
+    for index in range(after - 1, -1, -1):
+        after = index if backward[index] else after
+        begins[index] = after
+    for block in blocks:
+        made_forward = block.category == "temporaries" and block.start < len(backward) and not backward[block.start]
+        if made_forward and begins[block.start] < len(backward) and (block.end or len(backward)) > begins[block.start]:
+            block.category = "activations"
+
+
+def _laid(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return Laid(tuple(value.shape), tuple(value.stride()), dtype, value.element_size())
+    return tuple(value) if isinstance(value, list) else value
+
+
+# From a course to a prediction ---------------------------------------------------------------------------------------
+
+MOMENTS = 400
+"""As many are kept of a curve: the highest of each stretch of operators."""
+
+
+def predicted(course: Course, hidden_bytes: HiddenBytes = nothing_hidden) -> Predicted:
+    """Add up what stands at every operator, by category, and look at the highest point."""
+    length = len(course.paths) or 1
+    curves = _curves(course, length)
+    extra = hidden_bytes(list(dict.fromkeys(course.kernels.values())))
+    hidden = np.zeros(length, dtype=np.int64)
+    unknown = set()
+    for index, kernel in course.kernels.items():
+        hidden[index] = extra.get(kernel) or 0
+        if extra.get(kernel) is None:
+            unknown.add(kernel.operator.removeprefix("aten::"))
+    curves[_PLACE["temporaries"]] += hidden
+    total = curves.sum(axis=0)
+    peak = int(total.argmax())
+    standing = [block for block in course.blocks if block.start <= peak and (block.end is None or block.end > peak)]
+    return Predicted(
+        peak_bytes=int(total[peak]),
+        at_peak={category: int(curves[place, peak]) for place, category in enumerate(CATEGORIES)},
+        peak_path=course.paths[peak] if course.paths else "",
+        peak_operator=course.operators[peak].removeprefix("aten::") if course.operators else "",
+        peak_phase=_phase(course, peak),
+        activations_bytes=sum(block.size for block in course.blocks if block.category == "activations"),
+        largest=tuple(map(_held, sorted(standing, key=lambda block: -block.size)[:LARGEST])),
+        layers=_layers(course, standing),
+        timeline=tuple(_moments(course, curves, total, hidden)),
+        not_known=tuple(sorted(unknown)),
+    )
+
+
+LARGEST = 10
+_PLACE = {category: place for place, category in enumerate(CATEGORIES)}
+
+
+def _curves(course: Course, length: int) -> Array:
+    """Return bytes (category, operator)."""
+    changes = np.zeros((len(CATEGORIES), length + 1), dtype=np.int64)
+    for block in course.blocks:
+        place = _PLACE[block.category]
+        changes[place, min(block.start, length)] += block.size
+        if block.end is not None:
+            changes[place, min(block.end, length)] -= block.size
+    return changes.cumsum(axis=1)[:, :length]
+
+
+def _phase(course: Course, index: int) -> Phase:
+    if course.mode == "inference" or not any(course.backward):
+        return "forward"
+    last = len(course.backward) - 1 - course.backward[::-1].index(True)
+    if index > last:
+        return "optimizer"
+    return "backward" if course.backward[index] or index > course.backward.index(True) else "forward"
+
+
+def _held(block: Block) -> HeldTensor:
+    return HeldTensor(
+        block.size, block.shape, block.dtype, block.category, block.path, block.operator.removeprefix("aten::")
+    )
+
+
+def _layers(course: Course, standing: Sequence[Block]) -> tuple[LayerMemory, ...]:
+    """Sum up by module what it holds, what it keeps for the backward pass, and what of it stands at the peak."""
+    rows = {path: [0, 0, 0] for path in course.kinds}
+    at_peak = set(map(id, standing))
+    for block in course.blocks:
+        row = rows.setdefault(block.path, [0, 0, 0])
+        row[0] += block.size if block.category == "parameters" else 0
+        row[1] += block.size if block.category == "activations" else 0
+        row[2] += block.size if id(block) in at_peak else 0
+    found = [LayerMemory(path, course.kinds.get(path, ""), *sizes) for path, sizes in rows.items() if any(sizes)]
+    fed = course.fed_backward
+    return (*([LayerMemory(INPUT, "", 0, fed, fed)] if fed else []), *found)
+
+
+def _moments(course: Course, curves: Array, total: Array, hidden: Array) -> Iterator[Moment]:
+    """Yield the highest operator of each stretch of what is taken and released, hidden memory too."""
+    length = len(total)
+    churned = 2 * hidden
+    for block in course.blocks:
+        churned[min(block.start, length - 1)] += block.size if block.start else 0
+        if block.end is not None:
+            churned[min(block.end, length - 1)] += block.size
+    churn = churned.cumsum()
+    for stretch in stretches(churn.tolist()):
+        index = max(stretch, key=lambda each: total[each])
+        sizes = tuple(int(size) for size in curves[:, index])
+        path = course.paths[index] if course.paths else ""
+        yield Moment(index, int(churn[index]), _phase(course, index), path, sizes)
+
+
+def stretches(churn: Sequence[int]) -> Iterator[range]:
+    """Cut what was taken and released so far into MOMENTS stretches of equal size, those without any entry left out."""
+    width = max(1, churn[-1] // MOMENTS + 1)
+    start = 0
+    for index in range(1, len(churn) + 1):
+        if index == len(churn) or churn[index] // width != churn[start] // width:
+            yield range(start, index)
+            start = index

@@ -1,0 +1,395 @@
+"""How much memory a model's step takes: predicted on shapes, measured where asked, and the batch that fits.
+
+followed on fake tensors -> what kernels take is added -> the highest point; the largest batch by a few predictions
+"""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, TypedDict, Unpack
+
+import torch
+
+from cnnprof import machine, optimizers, origin, steps, timing, units
+from cnnprof.analysis import memory as following
+from cnnprof.errors import UsageError
+from cnnprof.inputs import Inputs
+from cnnprof.measurement import kernels, latency, memory, operators
+from cnnprof.models import catalog
+from cnnprof.records import (
+    Doubt,
+    Fit,
+    LayerMemory,
+    MeasuredMemory,
+    MemoryProfile,
+    Mode,
+    Overhead,
+    Predicted,
+    Scenario,
+    Settings,
+)
+from cnnprof.subjects import Loss, Model, Options, Subject, checked, settings_of, subject_of
+
+Optimizer = str | torch.optim.Optimizer
+
+
+class MemoryOptions(TypedDict, total=False):
+    """Settings that a prediction takes by name; see Settings for their meaning and defaults."""
+
+    dtype: str
+    amp: bool
+    channels_last: bool
+    threads: int | None
+    seed: int
+
+
+def predict_memory(
+    model: Model,
+    input_size: Sequence[int] | int | None = None,
+    batch_size: int = 32,
+    *,
+    inputs: Any = None,
+    mode: Mode = "training",
+    optimizer: Optimizer = "sgd",
+    beside: Sequence[tuple[Mode, str | None]] = (),
+    loss: Loss | str | None = None,
+    device: str = "cpu",
+    measure: bool = False,
+    fits: str | None = None,
+    **options: Unpack[MemoryOptions],
+) -> MemoryProfile:
+    """Predict the memory of a forward pass, or of a training step as it is once others went before it.
+
+    `optimizer` is a name of torch.optim with arguments ("adamw(lr=0.1)") or one that holds the model's parameters;
+    `beside` names other modes and optimizers to predict as well; `measure` runs the step, too; `fits` is a capacity
+    ("24GiB", or "auto": this device's), for which the largest batch is found. Nothing is run on values unless measured.
+    Raises UsageError for unusable input.
+    """
+    question = _Question.of(model, input_size, batch_size, inputs, mode, optimizer, loss, device, options)
+    doubts: list[Doubt] = []
+    predicted, scenarios = None, []
+    overhead = _overhead(question.settings.device)
+    with latency.torch_threads(question.settings.threads):
+        try:
+            scenarios = [Scenario(*other, question.like(*other).predicted()) for other in beside]
+            predicted = question.predicted()
+        except following.Unpredictable as error:
+            scenarios = []
+            doubts.append(_measured_instead(question, str(error)))
+            question = question.at(min(question.batch_size, INSTEAD))
+        measured = _measured(question) if measure or predicted is None else None
+        fit = _largest_batch(question, fits, overhead) if fits is not None and predicted is not None else None
+    if predicted is not None:
+        scenarios.append(Scenario(mode, question.optimizer_name, predicted))
+        doubts += _doubts(question, predicted)
+    return MemoryProfile(
+        command=origin.command(),
+        created=origin.now(),
+        model=question.subject.resolved,
+        input_size=question.subject.input_size,
+        batch_size=batch_size if question.subject.own_inputs is None else question.batch_size,
+        mode=mode,
+        settings=question.settings,
+        machine=machine.describe("cpu" if not torch.cuda.is_available() else question.settings.device, "system"),
+        predicted=predicted,
+        measured=measured,
+        scenarios=tuple(scenarios),
+        overhead=overhead,
+        fit=fit,
+        doubts=tuple(doubts),
+    )
+
+
+INSTEAD = 2
+"""The batch at which a step that cannot be predicted is measured."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A model and the step that is asked about."""
+
+    subject: Subject
+    mode: Mode
+    settings: Settings
+    loss: Loss | None
+    asked_loss: Loss | str | None
+    optimizer: Optimizer
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        input_size: Sequence[int] | int | None,
+        batch_size: int,
+        inputs: Any,
+        mode: Mode,
+        optimizer: Optimizer,
+        loss: Loss | str | None,
+        device: str,
+        options: MemoryOptions,
+    ) -> "_Question":
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise UsageError(f"device {device!r}: cpu or cuda was expected")
+        subject = subject_of(None, model, input_size, batch_size, inputs)
+        given: Options = {**options, "modes": (mode,), "device": "cpu"}  # type: ignore[typeddict-item]
+        settings = settings_of(None, batch_size, given, loss)
+        name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
+        settings = dataclasses.replace(settings, device=device, optimizer=name, input_size=subject.input_size)
+        settings = checked(settings.of(subject.own))
+        if mode == "training":
+            if not subject.trainable:
+                raise UsageError(f"{subject.name} has no parameter that requires a gradient; --mode inference")
+            if isinstance(optimizer, str):
+                _check_optimizer(optimizer)
+        found = catalog.load_callable(loss) if isinstance(loss, str) else loss
+        return cls(subject, mode, settings, found, loss, optimizer)
+
+    @property
+    def batch_size(self) -> int:
+        own = self.subject.own_inputs
+        return self.settings.batch_size if own is None else own.batch_size
+
+    @property
+    def optimizer_name(self) -> str | None:
+        return self.settings.optimizer if self.mode == "training" else None
+
+    def at(self, batch_size: int) -> "_Question":
+        """Ask about another batch."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, batch_size=batch_size))
+
+    def like(self, mode: Mode, optimizer: str | None) -> "_Question":
+        """Ask about another step of the same model."""
+        settings = dataclasses.replace(self.settings, optimizer=optimizer or self.settings.optimizer)
+        return dataclasses.replace(self, mode=mode, settings=settings, optimizer=optimizer or self.optimizer)
+
+    def make_optimizer(self) -> optimizers.Maker:
+        if isinstance(self.optimizer, str):
+            return optimizers.maker(self.optimizer, on_cuda=torch.device(self.settings.device).type == "cuda")
+        return optimizers.like(self.optimizer, self.subject.module)
+
+    def inputs(self) -> Inputs:
+        own = self.subject.own_inputs
+        if own is not None:
+            return own
+        assert self.subject.input_size is not None
+        return Inputs.without_values(self.subject.input_size, self.settings.batch_size)
+
+    def predicted(self) -> Predicted:
+        """Follow the step. Raises Unpredictable, and UsageError where the model refuses its input."""
+        on_cpu = torch.device(self.settings.device).type == "cpu"
+        try:
+            course = following.followed(
+                self.subject.module,
+                self.inputs(),
+                self.mode,
+                self.settings,
+                self.loss,
+                self.make_optimizer() if self.mode == "training" else None,
+                listed=kernels.OPERATORS,
+            )
+        except UsageError as error:
+            hint = f"; {LEAST_OF_BATCH_NORM}" if ONE_VALUE in str(error) else ""
+            raise UsageError(f"{self.subject.name}: {error}{hint}") from None
+        return following.predicted(course, kernels.hidden_bytes if on_cpu else following.nothing_hidden)
+
+
+ONE_VALUE = "more than 1 value per channel"
+"""What batch norm says of a training batch that leaves it nothing to normalise by."""
+LEAST_OF_BATCH_NORM = "batch norm trains on 2 images or more: -b 2"
+_READ_VALUES = {"lbfgs": "calls the model as often as its line search asks", "asgd": "reads values of its state"}
+
+
+def _check_optimizer(asked: str) -> None:
+    """Refuse optimizers whose memory shapes do not tell. Raises UsageError."""
+    optimizers.maker(asked)
+    name = asked.partition("(")[0].strip().lower()
+    if name in _READ_VALUES:
+        raise UsageError(f"optimizer {asked!r} {_READ_VALUES[name]}: its memory cannot be told from shapes")
+
+
+def saved_by_layer(subject: Subject, settings: Settings) -> tuple[LayerMemory, ...]:
+    """Return what each layer keeps for the backward pass; nothing where shapes alone do not tell."""
+    question = _Question(subject, "training", settings.of(subject.own), None, None, settings.optimizer)
+    try:
+        course = following.followed(subject.module, question.inputs(), "training", question.settings)
+    except (following.Unpredictable, UsageError):
+        return ()
+    return following.predicted(course).layers
+
+
+# Measured ------------------------------------------------------------------------------------------------------------
+
+
+def _measured(question: _Question) -> MeasuredMemory:
+    """Run the step here under the allocator's events, and again in a process of its own."""
+    settings = question.settings
+    if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--measure on cuda: torch finds no CUDA device here; --device cpu")
+    with timing.surroundings(settings):
+        step = _step(question)
+        if step.on_cuda:
+            found = memory.cuda_peak(step, step.device)
+            reserved = torch.cuda.max_memory_reserved(step.device)
+            return MeasuredMemory(found.peak_bytes, found.before_bytes, question.batch_size, reserved_bytes=reserved)
+        before = memory.standing_bytes(step.standing())
+        seen = operators.profiled(step, time_s=None)
+    standing = list(accumulate(seen.allocations, initial=before + seen.kept_bytes))
+    churn = list(accumulate(map(abs, seen.allocations), initial=0))
+    highest = [max(standing[index] for index in stretch) for stretch in following.stretches(churn)]
+    process = _process_peak(question)
+    return MeasuredMemory(
+        max(standing), before, question.batch_size, tuple(highest), process and process[0], process and process[1]
+    )
+
+
+def _step(question: _Question) -> steps.Step:
+    subject, settings = question.subject, question.settings
+    torch.manual_seed(settings.seed)
+    inputs = subject.inputs(settings.batch_size, settings.seed).cloned()
+    maker = question.make_optimizer() if question.mode == "training" else None
+    return steps.prepare(subject.build(), inputs, question.mode, settings, question.loss, maker)
+
+
+def _process_peak(question: _Question) -> tuple[int, int] | None:
+    """Return what a process of its own had resident at most, and before; None where none can be had.
+
+    Not through multiprocessing, which would run a script again that calls this outside `if __name__ == "__main__"`.
+    """
+    if not isinstance(question.optimizer, str):
+        return None
+    job = (question.subject.asked, question.mode, question.settings, question.asked_loss, question.optimizer)
+    command = [sys.executable, "-c", "from cnnprof.footprint import tell_resident; tell_resident()"]
+    try:
+        told = subprocess.run(command, input=pickle.dumps((sys.path, job)), capture_output=True, check=True).stdout
+        peak, before = json.loads(told.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError, AttributeError, RuntimeError):
+        return None  # it was killed, or the model cannot be sent there
+    return peak, before
+
+
+def tell_resident() -> None:
+    """Do what another process sent, and print the bytes that this one had resident: at most, and before."""
+    path, job = pickle.load(sys.stdin.buffer)  # from our own parent
+    sys.path[:] = path
+    asked, mode, settings, loss, optimizer = job
+    found = catalog.load_callable(loss) if isinstance(loss, str) else loss
+    question = _Question(subject_of(*asked), mode, settings, found, loss, optimizer)
+    before = machine.resident_bytes()
+    with latency.torch_threads(settings.threads):
+        step = _step(question)
+        step.run()
+        step.run()
+    print(json.dumps([machine.peak_resident_bytes(), before]))  # noqa: T201
+
+
+def _measured_instead(question: _Question, why: str) -> Doubt:
+    batch = min(question.batch_size, INSTEAD)
+    said_ = f"shapes alone do not tell ({why}): a step at batch {batch} was run and measured on the CPU"
+    return Doubt("predicted", said_)
+
+
+def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
+    found = []
+    if predicted.not_known:
+        named = ", ".join(predicted.not_known)
+        found.append(Doubt("temporaries", f"what the kernels of {named} take for themselves is not known"))
+    if torch.device(question.settings.device).type == "cuda":
+        hint = "--measure on the device tells"
+        found.append(Doubt("temporaries", "workspaces that cuDNN takes for convolutions are not predicted", hint))
+        if not torch.cuda.is_available():
+            said_ = "torch finds no CUDA device here: attention and dropout are followed as CUDA has them, all else as"
+            found.append(Doubt("predicted", f"{said_} the CPU has it, without the CPU's own copies"))
+    return found
+
+
+# The batch that fits -------------------------------------------------------------------------------------------------
+
+CONTEXT_BYTES, FRAGMENTATION = 512 << 20, 0.03
+
+
+def _overhead(device: str) -> Overhead:
+    """Return what comes on top of the allocator's peak."""
+    if torch.device(device).type == "cuda":
+        source = (
+            "context and loaded kernels of one process, about 0.5 GiB from Volta to Hopper; 3 % for blocks that the "
+            "caching allocator cannot reuse"
+        )
+        return Overhead(CONTEXT_BYTES, FRAGMENTATION, source)
+    source = "what this process, with torch loaded, has resident now; the C library may keep more of what was freed"
+    return Overhead(machine.resident_bytes(), 0.0, source)
+
+
+def capacity_bytes(text: str, device: str) -> int:
+    """Read a capacity; `auto` is this device's. Raises UsageError."""
+    if text == "auto":
+        if torch.device(device).type == "cuda":
+            if not torch.cuda.is_available():
+                raise UsageError("--fits auto: torch finds no CUDA device here; give a size such as 24GiB")
+            return int(torch.cuda.get_device_properties(device).total_memory)
+        return machine.available_bytes() + machine.resident_bytes()
+    try:
+        return units.read_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"--fits {error}") from None
+
+
+LARGEST = 1 << 24
+
+
+def _largest_batch(question: _Question, fits: str, overhead: Overhead) -> Fit:
+    """Find the largest batch whose predicted need a capacity holds.
+
+    Peaks grow with the batch nearly linearly: each guess is where the line through the last two meets the capacity.
+    """
+    capacity = capacity_bytes(fits, question.settings.device)
+    if question.subject.own_inputs is not None:
+        raise UsageError(f"{question.subject.name} brings its own inputs: --fits can change no batch of theirs")
+    peaks: dict[int, int] = {}
+
+    def peak(batch: int) -> int:
+        if batch not in peaks:
+            peaks[batch] = question.at(batch).predicted().peak_bytes
+        return peaks[batch]
+
+    smallest = _smallest_batch(peak)
+    if overhead.of(peak(smallest)) > capacity:
+        return Fit(capacity, None, smallest, peak(smallest), overhead.of(peak(smallest)))
+    low, high = smallest, None
+    guess = max(question.settings.batch_size, 2 * smallest)
+    while high is None or high - low > 1:
+        if overhead.of(peak(guess)) <= capacity:
+            low = guess
+        else:
+            high = guess
+        guess = _next_guess(peaks, overhead, capacity, low, high)
+        if low >= LARGEST:
+            break
+    return Fit(capacity, low, smallest, peak(low), overhead.of(peak(low)))
+
+
+def _smallest_batch(peak: Callable[[int], int]) -> int:
+    """Return the least batch that the model takes: batch norm does not train on one image of one pixel."""
+    try:
+        peak(1)
+    except UsageError as error:
+        if ONE_VALUE not in str(error):
+            raise
+        return 2
+    return 1
+
+
+def _next_guess(peaks: dict[int, int], overhead: Overhead, capacity: int, low: int, high: int | None) -> int:
+    """Follow the line through the two batches nearest to the capacity; keep within what is known."""
+    below = sorted(batch for batch in peaks if batch <= low)[-2:]
+    near = (*below, high) if high is not None else tuple(below)
+    first, last = near[-2:] if len(near) > 1 else (low, low)
+    slope = (overhead.of(peaks[last]) - overhead.of(peaks[first])) / (last - first) if last != first else 0.0
+    meets = int(low + (capacity - overhead.of(peaks[low])) / slope) if slope > 0 else 2 * low
+    if high is None:
+        return min(max(meets, low + 1), 16 * low, LARGEST)
+    return min(max(meets, low + 1), high - 1)
