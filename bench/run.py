@@ -80,10 +80,19 @@ are medians of profiled passes, are taken off. The layer that comes nearest to i
 """
 
 
+MEMORY = """## Memory
+
+The allocator's peak of a forward pass and of a training step with AdamW at batch 8 on the CPU, predicted on shapes and
+measured; both columns of seconds are for the two modes together, the first with what kernels take tried where it was
+not known yet.
+
+"""
+
+
 def main() -> None:
     """Time every pair and write the table."""
     here = machine.describe()
-    counted, layers = (printed(name) for name in ("counting.py", "layers.py"))
+    counted, layers, needed = (printed(name) for name in ("counting.py", "layers.py", "memory.py"))
     study = json.loads((HERE / "honesty.json").read_text(encoding="utf-8"))
     rows = [row(name, *pair) for name, pair in PAIRS.items()]
     table = "\n".join(
@@ -103,6 +112,7 @@ def main() -> None:
         f"{counted}\n\n"
         f"{HONESTY.format(trials=study['trials'], date=study['date'])}{honesty.table(study['results'])}\n\n"
         f"{LAYERS}{layers}\n\n"
+        f"{MEMORY}{needed}\n\n"
         f"{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
         f"torch {here.torch}, {datetime.datetime.now(datetime.UTC).date()}.\n"
     )

@@ -4,14 +4,16 @@ A model is analyzed on shapes alone and measured against a clock; both make a pr
 compared with a baseline; a comparison is reported. The rooms, in the order in which data passes through them:
 
     models        a name, a file or an import path to a network; the builders of the catalog
-    analysis      what shapes alone tell: parameters, MACs, activations, bytes by layer; what a block can combine
+    analysis      what shapes alone tell: parameters, MACs, activations, memory over a step; what a block can combine
     measurement   what only a run can tell: times in sessions, memory, where the time goes
     comparison    ratios, verdicts, doubts
     reporting     tables, figures, Markdown, HTML
+    footprint     the memory of a step: predicted, measured, the batch that fits
     profiling     the sentence that calls them all
     cli           arguments, screen, exit codes
 
-Below them lie records (the nouns), units, statistics, store (JSON), machine, inputs and errors. Public names load when
+Below them lie records (the nouns), steps (the calls that are measured and predicted), units, statistics, store (JSON),
+machine, inputs, optimizers, origin, calls and errors. Public names load when
 they are first used, so that `cnnprof --help` need not wait for torch.
 """
 

@@ -276,6 +276,7 @@ def memory(
     optimizer: Annotated[
         str | None, typer.Option("--optimizer", help="Of torch.optim: 'sgd(momentum=0.9)'; that and adamw by default.")
     ] = None,
+    accumulate: Annotated[int, typer.Option("--accumulate", help="Batches before the optimizer steps.")] = 1,
     measure: Annotated[bool, typer.Option("--measure", help="Run a step, too, and compare.")] = False,
     fits: Annotated[
         str | None, typer.Option("--fits", metavar="24GiB|auto", help="Find the largest batch that fits.")
@@ -323,6 +324,7 @@ def memory(
             channels_last=channels_last,
             threads=threads,
             seed=seed,
+            accumulate=accumulate,
         )
         targets = _targets(places, f"{_slug(model)}-memory")
         if not (as_json or quiet):

@@ -46,6 +46,7 @@ class MemoryOptions(TypedDict, total=False):
     channels_last: bool
     threads: int | None
     seed: int
+    accumulate: int
 
 
 def predict_memory(

@@ -700,6 +700,8 @@ class Settings:
     """On CUDA; None leaves it as it is."""
     optimizer: str = "sgd(lr=0.001)"
     """A step of 0.001 keeps values where they are: what grows or dies over the calls would change their time."""
+    accumulate: int = 1
+    """Batches that a training step goes forward and backward on before the optimizer steps."""
     loss: str = "cross-entropy with random labels for an output (N, C), else the sum of the outputs' means"
 
     def of(self, own: Own) -> "Settings":

@@ -29,10 +29,11 @@ Measured on two cores: 0 to 0.026 when quiet, 0.31 to 0.45 with one busy loop be
 TRIMMED, TRIMMED_FROM = 0.25, 10
 """Of so many sessions or more, this share is left out at either end: a neighbour wrecks single ones."""
 
-RESEMBLANCE = 0.25
-"""How alike the sessions of one run are among those of many runs (their intraclass correlation). Measured on two cores,
-regular against bottleneck at batch 1, in eight processes of seven sessions: the ratio's standard deviation was 4.7 %
-between sessions and 2.5 % between processes with one thread, 3.3 % and 2.9 % with two, which makes 0.13 and 0.39."""
+RESEMBLANCE = 0.5
+"""How alike the sessions of one run are among those of many runs (their intraclass correlation). Measured on two cores
+in twenty processes a pair over an hour, as the ratio's standard deviation between processes beside that of its sessions:
+one thread, compute against memory-bound 15 % and 18 % (0.42), regular against bottleneck 5 % and 7 % (0.31); two
+threads, 10 % and 20 % (0.21), 5.5 % and 4 % (0.68), against small kernels 7 % and 10 % (0.32)."""
 
 LIKE = 0.25
 """Candidates whose times differ by less than this, in logs, are alike: what a run does to one it does to the other."""

@@ -1,7 +1,7 @@
 """The calls that are measured and predicted: a forward pass, and a training step. Times and counts nothing."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -28,7 +28,7 @@ class Step:
     standing: Callable[[], Iterator[torch.Tensor]]
     release: Callable[[], None]
     """Let go of what the last call left behind: gradients."""
-    optimizer_state: Callable[[], Mapping[Any, Any]] = dict
+    optimizer: torch.optim.Optimizer | None = None
     compiled: bool = False
     """Its operators are fused across modules."""
     device: str = "cpu"
@@ -127,11 +127,12 @@ def _training_step(
 
     def training_step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with autocast():  # the output is no name here, so that backward can release it
-            value = criterion(called(*inputs.args, **inputs.kwargs))
-        if not value.requires_grad:
-            raise UsageError(f"its loss has no gradient to any parameter; {_INSTEAD}")
-        value.backward()  # type: ignore[no-untyped-call]
+        for _ in range(settings.accumulate):
+            with autocast():  # the output is no name here, so that backward can release it
+                value = criterion(called(*inputs.args, **inputs.kwargs))
+            if not value.requires_grad:
+                raise UsageError(f"its loss has no gradient to any parameter; {_INSTEAD}")
+            value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return value
 
@@ -145,7 +146,7 @@ def _training_step(
         module,
         standing,
         release,
-        lambda: optimizer.state,
+        optimizer,
         compiled=settings.compile,
         device=settings.device,
     )

@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     time_s: float | None
     ci: float
     seed: int
+    accumulate: int
     margin: float
     allocator: Literal["kept", "system"]
     cudnn_benchmark: bool | None
@@ -171,6 +172,7 @@ def _name_of(loss: Loss | str) -> str:
 def checked(settings: Settings) -> Settings:
     """Return settings as they are. Raises UsageError where one is out of its range."""
     checked_count("batch size", settings.batch_size)
+    checked_count("accumulate", settings.accumulate)
     if settings.threads is not None:
         checked_count("threads", settings.threads)
     if settings.time_s is not None and not 0 < settings.time_s < math.inf:

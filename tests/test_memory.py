@@ -85,6 +85,18 @@ class InPlace(nn.Module):
         return self.b(y).add_(y)[:, ::2].flatten(1)
 
 
+class Gating(nn.Module):
+    """Gradients of several branches meet; SiLU's could be taken apart, and is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        y = F.silu(self.conv(x))
+        return y * torch.sigmoid(y) + y.mean((2, 3), keepdim=True) * y
+
+
 class SharedConv(nn.Module):
     def __init__(self):
         super().__init__()
@@ -140,6 +152,7 @@ CASES = [
     (Checkpointed(True), (64,), 256, {}),
     (InPlace(), (3, 32, 32), 4, {}),
     (SharedConv(), (8, 32, 32), 4, {}),
+    (Gating(), (8, 64, 64), 4, {}),
     (Caching(), (64,), 16, {}),
     (transformer(), (16, 32), 4, {}),
 ]
@@ -266,6 +279,15 @@ def test_checkpointing_lowers_the_peak_and_raises_the_macs():
     assert again.predicted.peak_bytes < 0.7 * plain.predicted.peak_bytes
     macs = [analyze(Checkpointed(each), (64,), 1024, mode="training").macs for each in (False, True)]
     assert macs[1] > macs[0]
+
+
+def test_gradients_stand_while_the_next_batch_goes_forward():
+    one, three = (predict_memory(Dropping(), (256,), 512, accumulate=number).predicted for number in (1, 3))
+    gradients = 4 * analyze(Dropping(), (256,)).params
+    assert three.peak_bytes - one.peak_bytes == pytest.approx(gradients, rel=0.1)
+    settings = Settings(batch_size=512, optimizer="sgd", accumulate=3)
+    real = measured(Dropping, Inputs.random((256,), 512, 0), "training", settings)
+    assert three.peak_bytes == pytest.approx(real, rel=WITHIN)
 
 
 def test_attention_keeps_no_scores():

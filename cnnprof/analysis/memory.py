@@ -6,11 +6,12 @@ long as anything holds it. What a kernel takes for itself while it runs cannot b
 listed, for whoever can tell.
 """
 
+import sys
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import optimizers, steps
 from cnnprof.analysis import as_cuda
-from cnnprof.analysis.operators import is_composite
+from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.errors import UsageError, first_line
 from cnnprof.inputs import Inputs, tensors_in
@@ -104,7 +105,8 @@ def followed(
     pretending = on_cuda and not torch.cuda.is_available()
     if pretending:
         settings = replace(settings, device="cpu")
-    watch = _Watch(listed, as_cuda.ROUNDED_TO if on_cuda else 1)
+    _of_one_holder()  # before there are fake tensors of another mode
+    watch = _Watch(listed, as_cuda.ROUNDED_TO, "CUDA") if on_cuda else _Watch(listed)
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         undisturbed(inference=False),
@@ -118,6 +120,8 @@ def followed(
             raise Unpredictable(f"it holds what cannot be stood in for: {first_line(error)}") from error
         watch.places(shadow)
         watch.stand(step)
+        if step.optimizer is not None:
+            step.optimizer.register_step_pre_hook(watch.enter_optimizer)
         with _told_apart(watch), torch.no_grad() if mode == "inference" else torch.enable_grad(), watch:
             result = step.run()
         if on_cuda and as_cuda.PRODUCTS & set(watch.operators):
@@ -150,10 +154,13 @@ def _told_apart(watch: "_Watch") -> Iterator[None]:
     except (DataDependentOutputException, UnsupportedOperatorException, NotImplementedError) as error:
         raise Unpredictable(f"{watch.where()}: {first_line(error)}") from error
     except Exception as error:  # a network may raise anything
-        if "data-dependent" in str(error) or "FakeTensor" in str(error) or "meta" in str(error):
+        if isinstance(error, RuntimeError | TypeError) and any(word in str(error) for word in _OF_SHAPES_ALONE):
             raise Unpredictable(f"{watch.where()}: {first_line(error)}") from error
         raise UsageError(f"{watch.where()} refused its input: {first_line(error)}") from error
 
+
+_OF_SHAPES_ALONE = ("data-dependent", "FakeTensor", "meta", "tensor subclass", "storage")
+"""What torch says where a tensor without values is asked for some."""
 
 # Watching ------------------------------------------------------------------------------------------------------------
 
@@ -161,9 +168,10 @@ def _told_apart(watch: "_Watch") -> Iterator[None]:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator, and every storage from its making until its end."""
 
-    def __init__(self, listed: Container[str], rounded_to: int = 1) -> None:
+    def __init__(self, listed: Container[str], rounded_to: int = 1, backend: str = "CPU") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rounded_to = rounded_to
+        self._backend = backend
         self._listed = listed
         self._blocks: list[Block] = []
         self._living: dict[int, Block] = {}
@@ -173,6 +181,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._backward: list[bool] = []
         self._kernels: dict[int, Kernel] = {}
         self._stack = [""]
+        self._updating = False
+        """Whether the optimizer steps: thousands of its operators only write into what stands."""
         self._read_again: set[int] = set()
         """Storages that operators of the backward pass took."""
         self._made_by: dict[int, str] = {}
@@ -181,9 +191,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
-        if is_composite(func):  # inference mode shows them whole
+        if self._updating and writes_in_place(func) and _holds_no_values(args[0]):
+            return None if isinstance(args[0], list | tuple) else args[0]  # it takes no memory
+        if is_composite(func) and not has_kernel(func, self._backend):  # inference mode shows them whole
             with self:
                 return func.decompose(*args, **(kwargs or {}))
+        if func is torch.ops.aten.add.Tensor and _is_summed_in_place(args):
+            return args[0]
         output = func(*args, **(kwargs or {}))
         node = torch._C._current_autograd_node()
         backward = node is not None and not torch.is_grad_enabled()  # a block that is recomputed runs forward
@@ -221,6 +235,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._living.pop(key).end = len(self._paths)
         del self._ends[key]
 
+    def enter_optimizer(self, *_: Any) -> None:
+        """Note that what runs from now on is the optimizer's."""
+        self._updating = True
+
     def keep(self, size: int, what: str) -> None:
         """Note memory that a library keeps for itself from its first call on."""
         self._blocks.append(Block(size, (size,), "uint8", "", what, 0))
@@ -257,7 +275,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Say what every storage was for, once the step is done."""
         for category, tensors in (
             ("inputs", step.standing()),
-            ("optimizer_state", tensors_in(dict(step.optimizer_state()))),
+            ("optimizer_state", tensors_in(dict(step.optimizer.state)) if step.optimizer else ()),
             ("buffers", step.module.buffers()),
             ("gradients", (tensor.grad for tensor in step.module.parameters() if tensor.grad is not None)),
             ("parameters", step.module.parameters()),
@@ -290,6 +308,55 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensor.layout is not torch.strided:
             return None
         return self._living.get(tensor.untyped_storage()._cdata)
+
+
+def _holds_no_values(written: Any) -> bool:
+    """Say whether tensors are shapes alone: small ones that count steps have values, which are read."""
+    tensors = written if isinstance(written, list | tuple) else (written,)
+    return all(getattr(tensor, "constant", None) is None for tensor in tensors)
+
+
+# Where gradients of two branches meet, autograd writes into the first if nothing else holds it, though not into a tensor
+# of a class of its own, as fake ones are (InputBuffer::accumulate, torch/csrc/autograd/input_buffer.cpp).
+
+
+def _is_summed_in_place(args: Sequence[Any]) -> bool:
+    """Say whether real tensors would be added in place here."""
+    if torch.is_grad_enabled() or torch._C._current_autograd_node() is None or not isinstance(args[1], torch.Tensor):
+        return False
+    return _is_dense(args[0]) and _references(args) == _of_one_holder()
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Say whether its elements lie without gaps and none lies on another."""
+    reach = 1 + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return reach == tensor.numel()
+
+
+def _references(args: Sequence[Any]) -> tuple[int, int, int]:
+    """Count who holds the first tensor: in C++, in Python, and its storage."""
+    tensor = args[0]
+    return tensor._use_count(), sys.getrefcount(tensor), torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
+@cache
+def _of_one_holder() -> tuple[int, int, int]:
+    """Count the references to a gradient that autograd alone holds, as this torch and this Python have them."""
+
+    class Looking(TorchDispatchMode):
+        found = (0, 0, 0)
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.add.Tensor and torch._C._current_autograd_node() is not None:
+                self.found = _references(args)
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode(), torch.enable_grad():
+        middle = torch.ones(2, requires_grad=True) * 2
+        loss = (middle * torch.sigmoid(middle)).sum()
+        with (looking := Looking()):  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
+    return looking.found
 
 
 def _storages(args: Any) -> Iterator[int]:

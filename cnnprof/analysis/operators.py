@@ -204,6 +204,21 @@ def is_composite(func: Any) -> bool:
 
 
 @cache
+def has_kernel(func: Any, backend: str) -> bool:
+    """Say whether an operator runs as a whole on a backend, such as CPU, though it could be taken apart."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), backend))
+
+
+@cache
+def writes_in_place(func: Any) -> bool:
+    """Say whether an operator writes into its first argument, and returns that or nothing."""
+    arguments, returns = func._schema.arguments, func._schema.returns
+    if not arguments or arguments[0].alias_info is None or not arguments[0].alias_info.is_write:
+        return False
+    return len(returns) < 2 and torch.Tag.inplace_view not in func.tags
+
+
+@cache
 def _repeatable(func: Any) -> bool:
     """Say whether an operator's effect and output follow from its arguments' shapes, strides, dtypes and values.
 

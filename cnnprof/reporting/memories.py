@@ -28,6 +28,7 @@ def header(profile: MemoryProfile) -> str:
         settings.dtype: True,
         "bfloat16 autocast": settings.amp,
         "channels last": settings.channels_last,
+        f"{settings.accumulate} batches a step": settings.accumulate > 1,
         settings.device: True,
         f"{units.plural(profile.machine.threads, 'thread')}": settings.device == "cpu",
     }

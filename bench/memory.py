@@ -1,0 +1,74 @@
+"""Memory predicted and measured, on the CPU: prints a table of networks, each with the seconds that either took."""
+
+import statistics
+import time
+
+from cnnprof import predict_memory
+
+BATCH = 8
+NETWORKS = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet1_0",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_1",
+    "swin_t",
+    "vgg11",
+    "vit_b_16",
+    "wide_resnet50_2",
+    "regular",
+    "bottleneck",
+)
+
+
+def figures(name: str, mode: str) -> tuple[int, int, float, float]:
+    """Return the bytes predicted and measured, and the seconds that both took."""
+    started = time.perf_counter()
+    predicted = predict_memory(name, None, BATCH, mode=mode, optimizer="adamw").predicted  # type: ignore[arg-type]
+    between = time.perf_counter()
+    measured = predict_memory(name, None, BATCH, mode=mode, optimizer="adamw", measure=True).measured  # type: ignore[arg-type]
+    assert predicted
+    assert measured
+    after = time.perf_counter()
+    return predicted.peak_bytes, measured.peak_bytes, between - started, after - between - (between - started)
+
+
+def main() -> None:
+    """Print the table, then the errors over it."""
+    columns = ("predicted, MiB", "measured", "error", "predicted in, s", "measured in, s")
+    print(
+        f"| network | {' | '.join(f'{mode}: {columns[0]} | {columns[1]} | {columns[2]}' for mode in MODES)} | {columns[3]} | {columns[4]} |"
+    )
+    print("|---|" + "---:|" * 8)
+    errors: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for name in NETWORKS:
+        cells, spent = [], [0.0, 0.0]
+        for mode in MODES:
+            predicted, measured, *seconds = figures(name, mode)
+            error = predicted / measured - 1
+            errors[mode].append(abs(error))
+            cells += [f"{predicted / 2**20:,.1f}", f"{measured / 2**20:,.1f}", f"{100 * error:+.2f} %"]
+            spent = [total + each for total, each in zip(spent, seconds, strict=True)]
+        print(f"| {name} | {' | '.join(cells)} | {spent[0]:.2f} | {spent[1]:.2f} |", flush=True)
+    print()
+    for mode in MODES:
+        found = errors[mode]
+        print(f"{mode}: median error {statistics.median(found):.2%}, worst {max(found):.2%}. ")
+
+
+MODES = ("training", "inference")
+
+if __name__ == "__main__":
+    main()
