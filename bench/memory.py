@@ -47,10 +47,8 @@ def figures(name: str, mode: str) -> tuple[int, int, float, float]:
 
 def main() -> None:
     """Print the table, then the errors over it."""
-    columns = ("predicted, MiB", "measured", "error", "predicted in, s", "measured in, s")
-    print(
-        f"| network | {' | '.join(f'{mode}: {columns[0]} | {columns[1]} | {columns[2]}' for mode in MODES)} | {columns[3]} | {columns[4]} |"
-    )
+    columns = [f"{mode}: predicted, MiB | measured | error" for mode in MODES]
+    print(f"| network | {' | '.join(columns)} | predicted in, s | measured in, s |")
     print("|---|" + "---:|" * 8)
     errors: dict[str, list[float]] = {mode: [] for mode in MODES}
     for name in NETWORKS:

@@ -31,7 +31,7 @@ TRIMMED, TRIMMED_FROM = 0.25, 10
 
 RESEMBLANCE = 0.5
 """How alike the sessions of one run are among those of many runs (their intraclass correlation). Measured on two cores
-in twenty processes a pair over an hour, as the ratio's standard deviation between processes beside that of its sessions:
+in twenty processes a pair over an hour, as the ratio's standard deviation between processes beside its sessions' own:
 one thread, compute against memory-bound 15 % and 18 % (0.42), regular against bottleneck 5 % and 7 % (0.31); two
 threads, 10 % and 20 % (0.21), 5.5 % and 4 % (0.68), against small kernels 7 % and 10 % (0.32)."""
 

@@ -86,7 +86,7 @@ class InPlace(nn.Module):
 
 
 class Gating(nn.Module):
-    """Gradients of several branches meet; SiLU's could be taken apart, and is not."""
+    """SiLU's backward operator could be taken apart, and is not."""
 
     def __init__(self):
         super().__init__()
@@ -95,6 +95,18 @@ class Gating(nn.Module):
     def forward(self, x):
         y = F.silu(self.conv(x))
         return y * torch.sigmoid(y) + y.mean((2, 3), keepdim=True) * y
+
+
+class Meeting(nn.Module):
+    """Gradients of several branches meet, and are added where the first one lies."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 4096)
+
+    def forward(self, x):
+        y = self.first(x)
+        return torch.stack([(y * scale).sum(1) for scale in range(2, 6)], 1)
 
 
 class SharedConv(nn.Module):
@@ -153,6 +165,7 @@ CASES = [
     (InPlace(), (3, 32, 32), 4, {}),
     (SharedConv(), (8, 32, 32), 4, {}),
     (Gating(), (8, 64, 64), 4, {}),
+    (Meeting(), (8,), 64, {}),
     (Caching(), (64,), 16, {}),
     (transformer(), (16, 32), 4, {}),
 ]

@@ -316,8 +316,8 @@ def _holds_no_values(written: Any) -> bool:
     return all(getattr(tensor, "constant", None) is None for tensor in tensors)
 
 
-# Where gradients of two branches meet, autograd writes into the first if nothing else holds it, though not into a tensor
-# of a class of its own, as fake ones are (InputBuffer::accumulate, torch/csrc/autograd/input_buffer.cpp).
+# Where gradients of two branches meet, autograd writes into the first if nothing else holds it, though not into one of
+# a class of its own, as fake tensors are (InputBuffer::accumulate, torch/csrc/autograd/input_buffer.cpp).
 
 
 def _is_summed_in_place(args: Sequence[Any]) -> bool:
