@@ -10,7 +10,11 @@ def literals(text: str, arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]
     """Read the arguments of a call; `text` is the whole that was given. Raises UsageError for more than literals."""
     try:
         call = ast.parse(f"f({arguments})", mode="eval").body
-        if not isinstance(call, ast.Call) or any(keyword.arg is None for keyword in call.keywords):
+        if (
+            not isinstance(call, ast.Call)
+            or not isinstance(call.func, ast.Name)
+            or any(keyword.arg is None for keyword in call.keywords)
+        ):
             raise ValueError("one call with plain arguments was expected")
         args = tuple(ast.literal_eval(argument) for argument in call.args)
         return args, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}

@@ -306,7 +306,7 @@ def memory(
         from cnnprof.reporting import terminal
 
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        asked = [optimizer] if optimizer else [*_OPTIMIZERS]
+        asked = [*_OPTIMIZERS] if optimizer is None else [optimizer]
         others = [(each, None) for each in ("inference",) if mode is None]
         record = predict_memory(
             model,

@@ -33,7 +33,7 @@ from cnnprof.records import (
     Scenario,
     Settings,
 )
-from cnnprof.subjects import Loss, Model, Options, Subject, checked, settings_of, subject_of
+from cnnprof.subjects import Loss, Model, Options, Subject, checked, parsed_device, settings_of, subject_of
 
 Optimizer = str | torch.optim.Optimizer
 
@@ -80,9 +80,11 @@ def predict_memory(
             scenarios = [Scenario(*other, question.like(*other).predicted()) for other in beside]
             predicted = question.predicted()
         except following.Unpredictable as error:
+            if fits is not None:
+                raise UsageError(f"--fits: {question.subject.name} cannot be predicted: {error}") from None
             scenarios = []
+            question = question.instead()
             doubts.append(_measured_instead(question, str(error)))
-            question = question.at(min(question.batch_size, INSTEAD))
         measured = _measured(question) if measure or predicted is None else None
         fit = _largest_batch(question, fits, overhead) if fits is not None and predicted is not None else None
     if predicted is not None:
@@ -134,8 +136,7 @@ class _Question:
         device: str,
         options: MemoryOptions,
     ) -> "_Question":
-        if device.partition(":")[0] not in ("cpu", "cuda"):
-            raise UsageError(f"device {device!r}: cpu or cuda was expected")
+        parsed_device(device)
         subject = subject_of(None, model, input_size, batch_size, inputs)
         given: Options = {**options, "modes": (mode,), "device": "cpu"}  # type: ignore[typeddict-item]
         settings = settings_of(None, batch_size, given, loss)
@@ -145,8 +146,7 @@ class _Question:
         if mode == "training":
             if not subject.trainable:
                 raise UsageError(f"{subject.name} has no parameter that requires a gradient; --mode inference")
-            if isinstance(optimizer, str):
-                _check_optimizer(optimizer)
+            _check_optimizer(optimizer)
         found = catalog.load_callable(loss) if isinstance(loss, str) else loss
         return cls(subject, mode, settings, found, loss, optimizer)
 
@@ -162,6 +162,11 @@ class _Question:
     def at(self, batch_size: int) -> "_Question":
         """Ask about another batch."""
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, batch_size=batch_size))
+
+    def instead(self) -> "_Question":
+        """Ask for what can be measured here: a small batch on the CPU."""
+        settings = dataclasses.replace(self.settings, device="cpu", batch_size=min(self.settings.batch_size, INSTEAD))
+        return dataclasses.replace(self, settings=settings)
 
     def like(self, mode: Mode, optimizer: str | None) -> "_Question":
         """Ask about another step of the same model."""
@@ -191,7 +196,7 @@ class _Question:
                 self.settings,
                 self.loss,
                 self.make_optimizer() if self.mode == "training" else None,
-                listed=kernels.OPERATORS,
+                listed=kernels.takes_memory,
             )
         except UsageError as error:
             hint = f"; {LEAST_OF_BATCH_NORM}" if ONE_VALUE in str(error) else ""
@@ -205,12 +210,13 @@ LEAST_OF_BATCH_NORM = "batch norm trains on 2 images or more: -b 2"
 _READ_VALUES = {"lbfgs": "calls the model as often as its line search asks", "asgd": "reads values of its state"}
 
 
-def _check_optimizer(asked: str) -> None:
+def _check_optimizer(asked: Optimizer) -> None:
     """Refuse optimizers whose memory shapes do not tell. Raises UsageError."""
-    optimizers.maker(asked)
-    name = asked.partition("(")[0].strip().lower()
+    if isinstance(asked, str):
+        optimizers.maker(asked)
+    name = asked.partition("(")[0].strip().lower() if isinstance(asked, str) else type(asked).__name__.lower()
     if name in _READ_VALUES:
-        raise UsageError(f"optimizer {asked!r} {_READ_VALUES[name]}: its memory cannot be told from shapes")
+        raise UsageError(f"optimizer {name!r} {_READ_VALUES[name]}: its memory cannot be told from shapes")
 
 
 def saved_by_layer(subject: Subject, settings: Settings) -> tuple[LayerMemory, ...]:
@@ -289,9 +295,8 @@ def tell_resident() -> None:
 
 
 def _measured_instead(question: _Question, why: str) -> Doubt:
-    batch = min(question.batch_size, INSTEAD)
-    said_ = f"shapes alone do not tell ({why}): a step at batch {batch} was run and measured on the CPU"
-    return Doubt("predicted", said_)
+    ran = f"a step at batch {question.batch_size} was run and measured on the CPU"
+    return Doubt("predicted", f"shapes alone do not tell ({why}): {ran}")
 
 
 def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
@@ -299,6 +304,8 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
     if predicted.not_known:
         named = ", ".join(predicted.not_known)
         found.append(Doubt("temporaries", f"what the kernels of {named} take for themselves is not known"))
+    if question.settings.compile or any(isinstance(part, _COMPILED) for part in question.subject.module.modules()):
+        found.append(Doubt("predicted", "it is predicted as it runs uncompiled; compiled operators keep less"))
     if torch.device(question.settings.device).type == "cuda":
         hint = "--measure on the device tells"
         found.append(Doubt("temporaries", "workspaces that cuDNN takes for convolutions are not predicted", hint))
@@ -310,6 +317,7 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
 
 # The batch that fits -------------------------------------------------------------------------------------------------
 
+_COMPILED = torch._dynamo.OptimizedModule
 CONTEXT_BYTES, FRAGMENTATION = 512 << 20, 0.03
 
 

@@ -44,7 +44,7 @@ def maker(asked: str, on_cuda: bool = False) -> Maker:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         try:
             return cls(trained, *args, **kwargs)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"optimizer {asked!r}: {cls.__name__} refuses it: {first_line(error)}") from None
 
     return make
@@ -62,6 +62,11 @@ def like(optimizer: torch.optim.Optimizer, module: nn.Module) -> Maker:
             if None in held:
                 raise UsageError(f"{type(optimizer).__name__} holds parameters that are not the model's")
             groups.append({**group, "params": [parameters[place] for place in held if place is not None]})
-        return type(optimizer)(groups, **optimizer.defaults)
+        accepted = inspect.signature(type(optimizer)).parameters
+        given = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+        try:
+            return type(optimizer)(groups, **given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{type(optimizer).__name__} cannot be made again: {first_line(error)}") from None
 
     return make

@@ -57,7 +57,10 @@ def prepare(
     `module` is trained on and kept: give one that nobody else holds. `make_optimizer` stands for the settings' one.
     """
     dtype = getattr(torch, settings.dtype)
-    module = module.to(settings.device, dtype)
+    module = module.to(settings.device)
+    for tensor in chain(module.parameters(), module.buffers()):  # Module.to(dtype) would make complex ones real
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
     inputs = inputs.to(settings.device, dtype)
     if settings.channels_last:
         module = module.to(memory_format=torch.channels_last)

@@ -175,6 +175,8 @@ def checked(settings: Settings) -> Settings:
     checked_count("accumulate", settings.accumulate)
     if settings.threads is not None:
         checked_count("threads", settings.threads)
+        if settings.threads > MOST_THREADS:
+            raise UsageError(f"threads {settings.threads}: at most {MOST_THREADS:,} was expected")
     if settings.time_s is not None and not 0 < settings.time_s < math.inf:
         raise UsageError(f"time {settings.time_s!r}: a number of seconds above 0 was expected")
     if not 0 < settings.ci < 1:
@@ -191,6 +193,8 @@ def checked(settings: Settings) -> Settings:
     return settings
 
 
+MOST_THREADS = 4096
+"""Thread pools of tens of thousands end the process."""
 SEEDS = 2**32
 """As many as every generator takes."""
 
@@ -198,13 +202,19 @@ SEEDS = 2**32
 def _device(asked: str) -> str:
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    device = parsed_device(asked)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "none"
+        raise UsageError(f"device {asked!r}: torch {torch.__version__} finds {found} here; use --device cpu")
+    return asked
+
+
+def parsed_device(asked: str) -> torch.device:
+    """Read a device's name. Raises UsageError for what is none, or none of ours."""
     try:
         device = torch.device(asked)
     except RuntimeError:
         raise UsageError(f"device {asked!r}: auto, cpu, cuda or cuda:1 was expected") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count() or "none"
-        raise UsageError(f"device {asked!r}: torch {torch.__version__} finds {found} here; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {asked!r}: cnnprof measures on cpu and cuda")
-    return asked
+    return device

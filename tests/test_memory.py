@@ -179,9 +179,45 @@ def test_predicted_as_measured(model, size, batch, options, mode):
     assert predicted == pytest.approx(real, rel=WITHIN)
 
 
+@pytest.mark.parametrize("mode", ["training", "inference"])
+@pytest.mark.parametrize("how", ["nearest", "bilinear", "bicubic"])
+def test_operators_made_of_others_run_as_in_cpp(mode, how):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Upsample(scale_factor=2, mode=how), nn.Dropout(), nn.Conv2d(8, 2, 1))
+    predicted, real = both(net, (3, 32, 32), 4, mode)
+    assert predicted == pytest.approx(real, rel=0.01)
+
+
+def test_weights_that_are_complex_stay_so():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(64, 64, dtype=torch.complex64))
+
+        def forward(self, x):
+            return (x.to(torch.complex64) @ self.weight).abs()
+
+    assert predict_memory(Complex(), (64,), 32).predicted.at_peak["parameters"] == 8 * 64 * 64
+    settings = Settings(batch_size=2)
+    step = steps.prepare(Complex(), Inputs.random((64,), 2, 0), "training", settings)
+    assert step.module.weight.is_complex()
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "options", "said"),
+    [
+        (nn.Sequential(nn.Linear(64, 8)), (64,), {"dtype": "bfloat16"}, "addmm"),
+        (torch.nn.utils.parametrizations.orthogonal(nn.Linear(16, 16)), (16,), {}, "linalg"),
+        (torch.compile(nn.Linear(8, 8)), (8,), {}, "uncompiled"),
+    ],
+)
+def test_doubts_of_what_is_not_followed(model, size, options, said):
+    found = predict_memory(model, size, 4, **options)
+    assert any(said in doubt.message for doubt in found.doubts)
+
+
 def test_what_is_not_known_is_said():
     found = predict_memory(nn.LSTM(32, 64, batch_first=True), (16, 32), 4)
-    assert found.predicted.not_known == ("mkldnn_rnn_layer",)
+    assert found.predicted.not_known == ("mkldnn_rnn_layer", "mkldnn_rnn_layer_backward")
     assert any("mkldnn_rnn_layer" in doubt.message for doubt in found.doubts)
 
 
@@ -451,6 +487,7 @@ def test_strides_follow_a_shorter_batch():
 # What users see ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_measured_beside_predicted(tmp_path):
     found = predict_memory("cnn", None, 2, measure=True, beside=[("inference", None)])
     assert found.error == pytest.approx(0, abs=WITHIN)
@@ -467,6 +504,7 @@ def test_measured_beside_predicted(tmp_path):
     assert "peak allocated" in str(found)
 
 
+@pytest.mark.slow
 def test_a_script_is_not_run_again_to_measure_its_process(tmp_path):
     (tmp_path / "script.py").write_text(
         "import cnnprof\nprint('once')\nfound = cnnprof.predict_memory('cnn', None, 2, measure=True)\n"
@@ -523,7 +561,15 @@ def test_memory_on_the_command_line(typed):
         (["cnn", "--optimizer", "lbfgs"], 2, "cannot be told from shapes"),
         (["cnn", "--mode", "both"], 2, "inference or training"),
         (["cnn", "--mode", "inference", "--optimizer", "adam"], 2, "has none"),
-        (["cnn", "--device", "tpu"], 2, "cpu or cuda was expected"),
+        (["cnn", "--device", "tpu"], 2, "auto, cpu, cuda or cuda:1 was expected"),
+        (["cnn", "--device", "cuda:x"], 2, "auto, cpu, cuda or cuda:1 was expected"),
+        (["cnn", "--threads", "100000"], 2, "at most 4,096"),
+        (["cnn", "--optimizer", "adamw(fused=True,foreach=True)"], 2, "refuses it"),
+        (["cnn", "--optimizer", "sgd()()"], 2, "cannot be read"),
+        (["cnn", "--optimizer", ""], 2, "was expected"),
+        (["cnn", "--loss", "net.py:wrong"], 2, "the loss or the backward pass raised: no such loss"),
+        (["net.py:leaving"], 2, "refused its input"),
+        (["net.py:masking", "--fits", "2GiB"], 2, "cannot be predicted"),
         (["cnn", "--device", "cuda", "--measure"], 2, "no CUDA device here"),
         (["cnn", "-b", "0"], 2, "at least 1"),
         (["cnn", "--input-size", "1x8x8"], 2, "refused its input"),
@@ -536,6 +582,11 @@ def test_what_bad_input_is_told(typed, tmp_path, arguments, code, said):
         "import torch\nfrom torch import nn\n"
         "def norm():\n    return nn.BatchNorm1d(8), torch.ones(1, 8)\n"
         "def frozen():\n    return nn.Linear(8, 2).requires_grad_(False), torch.ones(1, 8)\n"
+        "def wrong(output):\n    raise ValueError('no such loss')\n"
+        "class Leaving(nn.Linear):\n    def forward(self, x):\n        raise SystemExit(5)\n"
+        "def leaving():\n    return Leaving(8, 2), torch.ones(1, 8)\n"
+        "class Masking(nn.Linear):\n    def forward(self, x):\n        return super().forward(x[x[:, 0] > 0])\n"
+        "def masking():\n    return Masking(8, 2), torch.ones(4, 8)\n"
     )
     if torch.cuda.is_available() and "cuda" in arguments:
         pytest.skip("a CUDA device is here")

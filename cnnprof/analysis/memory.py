@@ -8,7 +8,7 @@ listed, for whoever can tell.
 
 import sys
 import weakref
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -17,13 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import optimizers, steps
 from cnnprof.analysis import as_cuda
 from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
+from cnnprof.analysis.trace import unlogged
 from cnnprof.errors import UsageError, first_line
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.records import (
@@ -79,6 +85,7 @@ class Course:
     backward: list[bool]
     kernels: dict[int, Kernel]
     kinds: Mapping[str, str]
+    not_seen: frozenset[str] = frozenset()
     fed_backward: int = 0
     """Bytes of what the model is fed that the backward pass reads again."""
 
@@ -94,7 +101,7 @@ def followed(
     settings: Settings,
     loss: steps.Loss | None = None,
     make_optimizer: optimizers.Maker | None = None,
-    listed: Container[str] = (),
+    listed: Callable[[str], bool] = lambda operator: False,
 ) -> Course:
     """Follow one step of a network that has done others before it.
 
@@ -109,6 +116,7 @@ def followed(
     watch = _Watch(listed, as_cuda.ROUNDED_TO, "CUDA") if on_cuda else _Watch(listed)
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
+        unlogged(FakeTensorMode.__module__),
         undisturbed(inference=False),
         as_cuda.AsCuda() if pretending else nullcontext(),
     ):
@@ -116,7 +124,9 @@ def followed(
         try:
             shadow = Shadow(module, stand_in, training=mode == "training")
             step = steps.made(shadow.root, inputs.mapped(stand_in), mode, settings, loss, make_optimizer)
-        except (RuntimeError, TypeError, AssertionError) as error:
+        except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
             raise Unpredictable(f"it holds what cannot be stood in for: {first_line(error)}") from error
         watch.places(shadow)
         watch.stand(step)
@@ -151,14 +161,20 @@ def _told_apart(watch: "_Watch") -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except (DataDependentOutputException, UnsupportedOperatorException, NotImplementedError) as error:
+    except _READ_VALUES as error:
         raise Unpredictable(f"{watch.where()}: {first_line(error)}") from error
-    except Exception as error:  # a network may raise anything
+    except (Exception, SystemExit) as error:  # a network may raise anything
         if isinstance(error, RuntimeError | TypeError) and any(word in str(error) for word in _OF_SHAPES_ALONE):
             raise Unpredictable(f"{watch.where()}: {first_line(error)}") from error
-        raise UsageError(f"{watch.where()} refused its input: {first_line(error)}") from error
+        raise UsageError(f"{watch.where()} {watch.doing}: {first_line(error)}") from error
 
 
+_READ_VALUES = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+    NotImplementedError,
+)
 _OF_SHAPES_ALONE = ("data-dependent", "FakeTensor", "meta", "tensor subclass", "storage")
 """What torch says where a tensor without values is asked for some."""
 
@@ -168,7 +184,7 @@ _OF_SHAPES_ALONE = ("data-dependent", "FakeTensor", "meta", "tensor subclass", "
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator, and every storage from its making until its end."""
 
-    def __init__(self, listed: Container[str], rounded_to: int = 1, backend: str = "CPU") -> None:
+    def __init__(self, listed: Callable[[str], bool], rounded_to: int = 1, backend: str = "CPU") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rounded_to = rounded_to
         self._backend = backend
@@ -183,6 +199,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack = [""]
         self._updating = False
         """Whether the optimizer steps: thousands of its operators only write into what stands."""
+        self.not_seen: set[str] = set()
+        """What takes memory that is not followed."""
         self._read_again: set[int] = set()
         """Storages that operators of the backward pass took."""
         self._made_by: dict[int, str] = {}
@@ -195,7 +213,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None if isinstance(args[0], list | tuple) else args[0]  # it takes no memory
         if is_composite(func) and not has_kernel(func, self._backend):  # inference mode shows them whole
             with self:
-                return func.decompose(*args, **(kwargs or {}))
+                # In C++, as it runs: some have a decomposition in Python, too, which works otherwise.
+                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **(kwargs or {}))
         if func is torch.ops.aten.add.Tensor and _is_summed_in_place(args):
             return args[0]
         output = func(*args, **(kwargs or {}))
@@ -208,7 +227,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             path = self._stack[-1]
             self._made_by.setdefault(torch._C._autograd._get_sequence_nr() - 1, path)
         name = func._schema.name
-        if name in self._listed:
+        if self._listed(name):
             self._kernels[len(self._paths)] = Kernel(name, tuple(map(_laid, args)))
         for tensor in output if isinstance(output, tuple | list) else (output,):
             if isinstance(tensor, torch.Tensor):
@@ -220,6 +239,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, tensor: torch.Tensor, operator: str, path: str) -> None:
         if tensor.layout is not torch.strided:
+            self.not_seen.add(f"tensors that are {str(tensor.layout).removeprefix('torch.')}")
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -244,8 +264,17 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._blocks.append(Block(size, (size,), "uint8", "", what, 0))
 
     def where(self) -> str:
-        """Name the innermost module that was entered and not left."""
+        """Name the innermost module that was entered and not left, or what comes after the model."""
+        if self._updating:
+            return "the optimizer's step"
+        if len(self._stack) == 1 and self._paths:
+            return "the loss or the backward pass"
         return f"layer {self._stack[-1]!r}" if self._stack[-1] else "the model"
+
+    @property
+    def doing(self) -> str:
+        """Say what raised."""
+        return "refused its input" if len(self._stack) > 1 or not self._paths else "raised"
 
     def places(self, shadow: Shadow) -> None:
         """Let each module name itself while it runs."""
@@ -301,6 +330,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._backward,
             self._kernels,
             kinds,
+            frozenset(self.not_seen),
             sum(block.size for block in fed),
         )
 
@@ -343,7 +373,7 @@ def _references(args: Sequence[Any]) -> tuple[int, int, int]:
 def _of_one_holder() -> tuple[int, int, int]:
     """Count the references to a gradient that autograd alone holds, as this torch and this Python have them."""
 
-    class Looking(TorchDispatchMode):
+    class Looking(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = (0, 0, 0)
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -397,7 +427,7 @@ def predicted(course: Course, hidden_bytes: HiddenBytes = nothing_hidden) -> Pre
     curves = _curves(course, length)
     extra = hidden_bytes(list(dict.fromkeys(course.kernels.values())))
     hidden = np.zeros(length, dtype=np.int64)
-    unknown = set()
+    unknown = set(course.not_seen)
     for index, kernel in course.kernels.items():
         hidden[index] = extra.get(kernel) or 0
         if extra.get(kernel) is None:

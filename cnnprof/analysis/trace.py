@@ -172,12 +172,12 @@ def _fake_tensors() -> Iterator[shadows.StandIn]:
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
-    with FakeTensorMode(allow_non_fake_inputs=True), _unfused(), _unlogged(FakeTensorMode.__module__):
+    with FakeTensorMode(allow_non_fake_inputs=True), _unfused(), unlogged(FakeTensorMode.__module__):
         yield fake
 
 
 @contextmanager
-def _unlogged(name: str) -> Iterator[None]:
+def unlogged(name: str) -> Iterator[None]:
     """Keep a logger of torch quiet, which logs what it raises, traceback and all."""
     log = logging.getLogger(name)
     before, log.disabled = log.disabled, True

@@ -26,6 +26,11 @@ Events = Sequence[int]
 """Bytes, negative where released, in the order of time."""
 Key = str
 
+_RESIZED = (
+    *(f"upsample_{how}" for how in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d")),
+    "upsample_trilinear3d",
+    *(f"_upsample_{how}_aa" for how in ("bilinear2d", "bicubic2d")),
+)
 BATCHED: Mapping[str, Mapping[int, int]] = {
     "aten::convolution": {0: 0},
     "aten::convolution_backward": {0: 0, 1: 0},
@@ -33,6 +38,8 @@ BATCHED: Mapping[str, Mapping[int, int]] = {
     "aten::_transformer_encoder_layer_fwd": {0: 0},
     "aten::native_layer_norm": {0: 0},
     "aten::native_layer_norm_backward": {0: 0, 1: 0, 3: 0, 4: 0},
+    **{f"aten::{name}": {0: 0} for name in _RESIZED},
+    **{f"aten::{name}_backward": {0: 0, 2: 0} for name in _RESIZED},
 }
 """Operators that are tried: which of their arguments hold a batch, and in which dimension."""
 
@@ -53,14 +60,16 @@ def hidden_bytes(kernels: Sequence[Kernel]) -> dict[Kernel, int | None]:
     known = _known()
     missing = {key: call for calls in tried.values() for key, call in calls if key not in known}
     if missing:
-        known |= {key: _tried(call) for key, call in missing.items()}
-        _keep(known)
+        found = {key: _tried(call) for key, call in missing.items()}
+        known |= found
+        _keep({key: events for key, events in known.items() if events is not None})  # what failed may succeed later
     hidden: dict[Kernel, int | None] = {}
     for kernel in kernels:
         if kernel in tried:
             hidden[kernel] = _extended([known[key] for key, _ in tried[kernel]], tried[kernel], _batch(kernel))
         else:
-            hidden[kernel] = FORMULAS[kernel.operator](kernel.arguments)
+            formula = FORMULAS.get(kernel.operator)
+            hidden[kernel] = formula(kernel.arguments) if formula else None
     return hidden
 
 
@@ -97,9 +106,11 @@ def _batch(kernel: Kernel) -> int:
 def _with_batch(kernel: Kernel, batch: int) -> Kernel:
     arguments = list(kernel.arguments)
     for place, dimension in BATCHED[kernel.operator].items():
-        laid = arguments[place]
-        if isinstance(laid, Laid):
-            arguments[place] = laid.with_length(dimension, batch)
+        value = arguments[place]
+        if isinstance(value, Laid):
+            arguments[place] = value.with_length(dimension, batch)
+        elif isinstance(value, tuple):  # a shape
+            arguments[place] = (*value[:dimension], batch, *value[dimension + 1 :])
     return Kernel(kernel.operator, tuple(arguments))
 
 
@@ -145,7 +156,10 @@ def _tried(call: Kernel) -> list[int] | None:
         autograd.ProfilerState.CPU, False, True, False, False, False, torch._C._profiler._ExperimentalConfig()
     )
     with torch.no_grad():
-        autograd._enable_profiler_legacy(config)
+        try:
+            autograd._enable_profiler_legacy(config)
+        except RuntimeError:  # the caller's own profiler runs
+            return None
         try:
             result = _operator(call)(*arguments)
         except RuntimeError:
@@ -207,15 +221,29 @@ def _copied_if_strided(arguments: Sequence[Any]) -> int:
     return 0 if arguments[0].is_contiguous else math.prod(arguments[0].shape) * arguments[0].itemsize
 
 
+def _product(arguments: Sequence[Any]) -> int | None:
+    """In half precision oneDNN packs operands, into how much it does not tell; complex conjugates may be copied."""
+    dtypes = {value.dtype for value in arguments if isinstance(value, Laid)}
+    return 0 if dtypes <= {"float32", "float64"} else None
+
+
 FORMULAS: Mapping[str, Callable[[Sequence[Any]], int | None]] = {
     "aten::_scaled_dot_product_flash_attention_for_cpu": lambda arguments: _attention(arguments, backward=False),
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": lambda arguments: _attention(arguments, True),
-    "aten::mkldnn_rnn_layer": lambda arguments: None,  # on shapes alone its workspace has no size
+    "aten::mm": _product,
+    "aten::addmm": _product,
+    "aten::bmm": _product,
+    "aten::baddbmm": _product,
     "aten::roll": _copied_if_strided,  # aten/native/TensorTransformations.cpp
     "aten::native_batch_norm_backward": _copied_if_strided,  # aten/native/Normalization.cpp
 }
-OPERATORS = frozenset({*BATCHED, *FORMULAS})
-"""Whatever takes memory for itself on the CPU."""
+_UNKNOWN = ("aten::linalg_", "aten::_linalg_", "aten::_fft_", "aten::stft", "aten::mkldnn_rnn_layer")
+"""Operators, by how their names begin, that take workspaces which neither a source nor a small batch tells."""
+
+
+def takes_memory(operator: str) -> bool:
+    """Say whether calls of an operator are to be asked about."""
+    return operator in BATCHED or operator in FORMULAS or operator.startswith(_UNKNOWN)
 
 
 # Keeping -------------------------------------------------------------------------------------------------------------
