@@ -20,10 +20,12 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/run.py
 
-# The study of verdicts, which bench shows: 50 minutes that want a machine to themselves.
+# The study of verdicts, which bench shows: an hour that wants a machine to themselves.
 honesty: $(READY)
 	$(BIN)/python bench/honesty.py > bench/honesty.json.new
 	mv bench/honesty.json.new bench/honesty.json
+	$(BIN)/python bench/honesty.py 20 quiet > bench/honesty.json.new
+	mv bench/honesty.json.new bench/honesty_quiet.json
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cnnprof needs Python 3.11 or newer: make PYTHON=python3.11")'

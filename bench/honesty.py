@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 import cnnprof
+import cnnprof.statistics
 from cnnprof import ResidualBlock, ResidualBottleneckBlock, units
 
 PAIR_S = 1.5
@@ -258,6 +259,19 @@ def lines(here: list[dict], results: list[dict], threads: int):
         )
 
 
+def held(results: list[dict]) -> tuple[int, int]:
+    """Count the quiet claims on unlike pairs that contain the median of their quiet trials, and all of them."""
+    hits = claims = 0
+    for pair in UNLIKE:
+        for threads in {each["threads"] for each in results}:
+            quiet = [each for each in results if (each["pair"], each["threads"], each["load"]) == (pair, threads, 0)]
+            reference = typical(each["ratio"] for each in quiet)
+            bounds = [each["ci95"] for each in quiet if each["verdict"] != "inconclusive"]
+            hits += sum(low <= reference <= high for low, high in bounds)
+            claims += len(bounds)
+    return hits, claims
+
+
 LIMITS = {"torch": 0.03, "pytest": 0.05}
 """Further apart than this is a false alarm: what we ask of others, and the rule that pytest-benchmark's users set."""
 
@@ -286,4 +300,6 @@ if __name__ == "__main__":
     else:
         trials = int(sys.argv[1]) if len(sys.argv) > 1 else 20
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        print(json.dumps({"trials": trials, "date": date, "results": study(trials, "quiet" in sys.argv)}))
+        results = study(trials, "quiet" in sys.argv)
+        said = {"trials": trials, "date": date, "resemblance": cnnprof.statistics.RESEMBLANCE, "results": results}
+        print(json.dumps(said))

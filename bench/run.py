@@ -72,6 +72,12 @@ is another (a memory-bound call took 2.4 times as much).
 
 """
 
+QUIET = """Of the claims on unlike pairs above, {held} of {claims} hold: their intervals took the sessions of a run to
+resemble each other by {before}; since that study it is {now} (`statistics.RESEMBLANCE`), which makes them 1.4 times as
+wide. {note} Again, in {trials} new processes on a quiet machine ({date}), without the peers:
+
+"""
+
 LAYERS = """## Time by layer, and roofs
 
 The forward pass and the training step: the median latency, and what is left of it when the times of all layers, which
@@ -87,6 +93,22 @@ measured; both columns of seconds are for the two modes together, the first with
 not known yet.
 
 """
+
+
+def again(study: dict) -> str:
+    """Show the later, quiet study, and what became of the first."""
+    later = json.loads((HERE / "honesty_quiet.json").read_text(encoding="utf-8"))
+    held, claims = honesty.held(study["results"])
+    said = QUIET.format(
+        held=held,
+        claims=claims,
+        before=study["resemblance"],
+        now=later["resemblance"],
+        note=study.get("note", ""),
+        trials=later["trials"],
+        date=later["date"],
+    )
+    return f"{said}{honesty.table(later['results'])}\n\n{'{} of {}'.format(*honesty.held(later['results']))} claims on unlike pairs hold."
 
 
 def main() -> None:
@@ -111,6 +133,7 @@ def main() -> None:
         "pass.\n\n"
         f"{counted}\n\n"
         f"{HONESTY.format(trials=study['trials'], date=study['date'])}{honesty.table(study['results'])}\n\n"
+        f"{again(study)}\n\n"
         f"{LAYERS}{layers}\n\n"
         f"{MEMORY}{needed}\n\n"
         f"{here.cpu}, {units.plural(here.logical_cores or 0, 'core')}, {here.os}, Python {here.python}, "
