@@ -108,7 +108,8 @@ def again(study: dict) -> str:
         trials=later["trials"],
         date=later["date"],
     )
-    return f"{said}{honesty.table(later['results'])}\n\n{'{} of {}'.format(*honesty.held(later['results']))} claims on unlike pairs hold."
+    held, claims = honesty.held(later["results"])
+    return f"{said}{honesty.table(later['results'])}\n\n{held} of {claims} claims on unlike pairs hold."
 
 
 def main() -> None:
