@@ -17,7 +17,7 @@ import torch
 
 from cnnprof import machine, optimizers, origin, steps, timing, units
 from cnnprof.analysis import memory as following
-from cnnprof.errors import UsageError
+from cnnprof.errors import UsageError, said
 from cnnprof.inputs import Inputs
 from cnnprof.measurement import kernels, latency, memory, operators
 from cnnprof.models import catalog
@@ -85,7 +85,14 @@ def predict_memory(
             scenarios = []
             question = question.instead()
             doubts.append(_measured_instead(question, str(error)))
-        measured = _measured(question) if measure or predicted is None else None
+        measured = None
+        if measure or predicted is None:
+            try:
+                measured = _measured(question)
+            except (Exception, SystemExit) as error:  # a model may raise anything; what was predicted is kept
+                if predicted is None or isinstance(error, UsageError):
+                    raise UsageError(f"{question.subject.name}: its step stopped: {said(error)}") from error
+                doubts.append(Doubt("measured", f"the step stopped: {said(error)}"))
         fit = _largest_batch(question, fits, overhead) if fits is not None and predicted is not None else None
     if predicted is not None:
         scenarios.append(Scenario(mode, question.optimizer_name, predicted))
@@ -310,8 +317,8 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
         hint = "--measure on the device tells"
         found.append(Doubt("temporaries", "workspaces that cuDNN takes for convolutions are not predicted", hint))
         if not torch.cuda.is_available():
-            said_ = "torch finds no CUDA device here: attention and dropout are followed as CUDA has them, all else as"
-            found.append(Doubt("predicted", f"{said_} the CPU has it, without the CPU's own copies"))
+            here = "torch finds no CUDA device here: attention and dropout are followed as CUDA has them"
+            found.append(Doubt("predicted", f"{here}, all else as the CPU has it, without the CPU's own copies"))
     return found
 
 

@@ -522,6 +522,30 @@ def test_values_decide(typed):
     assert "Measured at batch 2" in str(found)
 
 
+class Stopping(nn.Module):
+    """Raises where it has values."""
+
+    def __init__(self, reads: bool):
+        super().__init__()
+        self.linear, self.reads = nn.Linear(8, 8), reads
+
+    def forward(self, x):
+        if self.reads:
+            x.sum().item()
+        if type(x) is torch.Tensor and not x.is_meta:
+            raise MemoryError("no more")
+        return self.linear(x)
+
+
+def test_a_step_that_stops_loses_no_prediction():
+    found = predict_memory(Stopping(reads=False), (8,), 4, measure=True)
+    assert found.predicted is not None
+    assert found.measured is None
+    assert any("MemoryError: no more" in doubt.message for doubt in found.doubts)
+    with pytest.raises(UsageError, match="its step stopped: MemoryError: no more"):
+        predict_memory(Stopping(reads=True), (8,), 4)
+
+
 def test_the_caller_s_model_is_left_as_it_is():
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).eval()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
