@@ -64,12 +64,12 @@ def from_document(document: Any, source: str = "the document") -> records.Record
 def read(path: Path) -> records.Record:
     """Read a saved record. Raises UsageError where the file cannot be read or is not one."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return from_document(json.loads(text, parse_constant=_refuse_constant), str(path))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON, or cut off: {error}") from None
+    return from_document(document, str(path))
 
 
 def _refuse_constant(name: str) -> Any:

@@ -63,6 +63,7 @@ def test_what_is_not_ours_is_refused(text, said, tmp_path):
     with pytest.raises(UsageError, match=r"run\.json: ") as caught:
         store.read(tmp_path / "run.json")
     assert said in str(caught.value)
+    assert ("not JSON" in str(caught.value)) == (said == "not JSON, or cut off")
 
 
 def places_in(value, path=()):
