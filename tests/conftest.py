@@ -38,7 +38,7 @@ class FakeClock:
 
         planted = allocations or {}
 
-        def profiled(step, time_s=0.5):
+        def profiled(step, time_s=1.0):
             return Pass({}, planted[type(step.module).__name__], wall_s=0.5)
 
         return Instruments(self.clock(), profiled)

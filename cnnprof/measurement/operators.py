@@ -86,7 +86,7 @@ class Pass:
     """What the last call returned."""
 
 
-def profiled(step: Step, time_s: float | None = 0.5, trace: Path | None = None) -> Pass:
+def profiled(step: Step, time_s: float | None = 1.0, trace: Path | None = None) -> Pass:
     """Run a step under torch.profiler: to warm up, for its allocations, then for about `time_s` for its times, if any.
 
     The warm-up is watched too, so that every release in the second call is one of a known allocation. `trace` is a file
