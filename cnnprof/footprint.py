@@ -68,8 +68,9 @@ def predict_memory(
 
     `optimizer` is a name of torch.optim with arguments ("adamw(lr=0.1)") or one that holds the model's parameters;
     `beside` names other modes and optimizers to predict as well; `measure` runs the step, too; `fits` is a capacity
-    ("24GiB", or "auto": this device's), for which the largest batch is found. Nothing is run on values unless measured.
-    Raises UsageError for unusable input.
+    ("24GiB", or "auto": this device's), for which the largest batch is found. The model is run where that is asked
+    for, and where shapes alone do not tell: then at a small batch, and a doubt says so. Raises UsageError for unusable
+    input.
     """
     question = _Question.of(model, input_size, batch_size, inputs, mode, optimizer, loss, device, options)
     doubts: list[Doubt] = []
@@ -310,7 +311,7 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
     found = []
     if predicted.not_known:
         named = ", ".join(predicted.not_known)
-        found.append(Doubt("temporaries", f"what the kernels of {named} take for themselves is not known"))
+        found.append(Doubt("temporaries", f"what {named} take beyond what can be followed is not known"))
     if question.settings.compile or any(isinstance(part, _COMPILED) for part in question.subject.module.modules()):
         found.append(Doubt("predicted", "it is predicted as it runs uncompiled; compiled operators keep less"))
     if torch.device(question.settings.device).type == "cuda":

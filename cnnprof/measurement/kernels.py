@@ -9,7 +9,6 @@ what a kernel takes, no call is made.
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -218,7 +217,7 @@ _REDUCED = ("bfloat16", "float16")
 
 def _copied_if_strided(arguments: Sequence[Any]) -> int:
     """The kernel works on contiguous memory, and copies what is not."""
-    return 0 if arguments[0].is_contiguous else math.prod(arguments[0].shape) * arguments[0].itemsize
+    return 0 if arguments[0].is_contiguous else int(arguments[0].nbytes)
 
 
 def _product(arguments: Sequence[Any]) -> int | None:
