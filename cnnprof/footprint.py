@@ -79,7 +79,7 @@ def predict_memory(
     with latency.torch_threads(question.settings.threads):
         try:
             scenarios = [Scenario(*other, question.like(*other).predicted()) for other in beside]
-            predicted = question.predicted()
+            predicted = question.predicted(whole_curve=measure)
         except following.Unpredictable as error:
             if fits is not None:
                 raise UsageError(f"--fits: {question.subject.name} cannot be predicted: {error}") from None
@@ -193,7 +193,7 @@ class _Question:
         assert self.subject.input_size is not None
         return Inputs.without_values(self.subject.input_size, self.settings.batch_size)
 
-    def predicted(self) -> Predicted:
+    def predicted(self, whole_curve: bool = False) -> Predicted:
         """Follow the step. Raises Unpredictable, and UsageError where the model refuses its input."""
         on_cpu = torch.device(self.settings.device).type == "cpu"
         try:
@@ -209,7 +209,9 @@ class _Question:
         except UsageError as error:
             hint = f"; {LEAST_OF_BATCH_NORM}" if ONE_VALUE in str(error) else ""
             raise UsageError(f"{self.subject.name}: {error}{hint}") from None
-        return following.predicted(course, kernels.hidden_bytes if on_cpu else following.nothing_hidden)
+        if not on_cpu:
+            return following.predicted(course)
+        return following.predicted(course, kernels.hidden_bytes, None if whole_curve else kernels.at_most)
 
 
 ONE_VALUE = "more than 1 value per channel"
@@ -312,6 +314,9 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
     if predicted.not_known:
         named = ", ".join(predicted.not_known)
         found.append(Doubt("temporaries", f"what {named} take beyond what can be followed is not known"))
+    if predicted.not_drawn:
+        left_out = f"away from the peak the curve leaves out what {predicted.not_drawn} kernels take for themselves"
+        found.append(Doubt("timeline", left_out, "--measure tries them all"))
     if question.settings.compile or any(isinstance(part, _COMPILED) for part in question.subject.module.modules()):
         found.append(Doubt("predicted", "it is predicted as it runs uncompiled; compiled operators keep less"))
     if torch.device(question.settings.device).type == "cuda":

@@ -409,6 +409,8 @@ class Predicted:
     """The curve over the step: the highest moment of each stretch."""
     not_known: tuple[str, ...] = ()
     """Operators whose kernels take memory that was not predicted."""
+    not_drawn: int = 0
+    """Kernels, which cannot decide the peak, whose own memory the curve leaves out."""
 
 
 @dataclass(frozen=True)

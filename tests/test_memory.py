@@ -1,6 +1,7 @@
 """Memory that is predicted on shapes, against what a real step takes."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,17 @@ class Meeting(nn.Module):
         return torch.stack([(y * scale).sum(1) for scale in range(2, 6)], 1)
 
 
+class Permuted(nn.Module):
+    """Linear layers of tensors that are not contiguous add their bias where the product lies."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.recurrent = nn.Linear(16, 256), nn.GRU(256, 128, batch_first=True)
+
+    def forward(self, x):
+        return self.recurrent(self.linear(x.permute(0, 2, 3, 1)).flatten(1, 2))[0]
+
+
 class SharedConv(nn.Module):
     def __init__(self):
         super().__init__()
@@ -166,6 +178,7 @@ CASES = [
     (SharedConv(), (8, 32, 32), 4, {}),
     (Gating(), (8, 64, 64), 4, {}),
     (Meeting(), (8,), 64, {}),
+    (Permuted(), (16, 14, 14), 8, {}),
     (Caching(), (64,), 16, {}),
     (transformer(), (16, 32), 4, {}),
 ]
@@ -213,6 +226,21 @@ def test_weights_that_are_complex_stay_so():
 def test_doubts_of_what_is_not_followed(model, size, options, said):
     found = predict_memory(model, size, 4, **options)
     assert any(said in doubt.message for doubt in found.doubts)
+
+
+def test_of_many_kernels_those_that_may_decide_the_peak_are_tried():
+    model, size = "densenet121", (3, 32, 32)
+    asked = predict_memory(model, size, 4).predicted
+    whole = predict_memory(model, size, 4, measure=True).predicted
+    assert (asked.peak_bytes, asked.peak_path) == (whole.peak_bytes, whole.peak_path)
+    assert asked.not_drawn > 10
+    assert not whole.not_drawn
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32])
+def test_a_kernel_takes_no_more_than_its_bound(batch):
+    call, outputs = convolution(batch), batch * 16 * 28 * 28 * 4
+    assert kernels.hidden_bytes([call])[call] < kernels.at_most(call, outputs) < math.inf
 
 
 def test_what_is_not_known_is_said():

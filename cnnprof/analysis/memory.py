@@ -6,10 +6,12 @@ long as anything holds it. What a kernel takes for itself while it runs cannot b
 listed, for whoever can tell.
 """
 
+import gc
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -26,7 +28,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import optimizers, steps
-from cnnprof.analysis import as_cuda
+from cnnprof.analysis import as_real
 from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
@@ -53,6 +55,8 @@ Array = Any
 
 HiddenBytes = Callable[[Sequence[Kernel]], Mapping[Kernel, int | None]]
 """Tells what kernels take beyond their outputs while they run; None where that is not known."""
+AtMost = Callable[[Kernel, int], float]
+"""Bounds what a kernel takes beyond outputs of so many bytes, without trying it."""
 
 
 def nothing_hidden(kernels: Sequence[Kernel]) -> Mapping[Kernel, int | None]:
@@ -113,12 +117,13 @@ def followed(
     if pretending:
         settings = replace(settings, device="cpu")
     _of_one_holder()  # before there are fake tensors of another mode
-    watch = _Watch(listed, as_cuda.ROUNDED_TO, "CUDA") if on_cuda else _Watch(listed)
+    watch = _Watch(listed, as_real.ROUNDED_TO, "CUDA") if on_cuda else _Watch(listed)
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         unlogged(FakeTensorMode.__module__),
         undisturbed(inference=False),
-        as_cuda.AsCuda() if pretending else nullcontext(),
+        _uncollected(),
+        as_real.AsReal(on_cuda=pretending),
     ):
         stand_in = _stand_in(settings)
         try:
@@ -134,8 +139,8 @@ def followed(
             step.optimizer.register_step_pre_hook(watch.enter_optimizer)
         with _told_apart(watch), torch.no_grad() if mode == "inference" else torch.enable_grad(), watch:
             result = step.run()
-        if on_cuda and as_cuda.PRODUCTS & set(watch.operators):
-            watch.keep(as_cuda.WORKSPACE_BYTES, "cuBLAS's workspace")
+        if on_cuda and as_real.PRODUCTS & set(watch.operators):
+            watch.keep(as_real.WORKSPACE_BYTES, "cuBLAS's workspace")
         course = watch.course(mode, step, {path: type(part).__name__ for path, part in shadow.clones.items()}, result)
         del result
     return course
@@ -152,6 +157,18 @@ def _stand_in(settings: Settings) -> Callable[[torch.Tensor], torch.Tensor]:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=own, device=settings.device)
 
     return fake
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Leave cycles of references standing: searching takes a fifth of the time, and when it finds any is chance."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager
@@ -213,6 +230,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None if isinstance(args[0], list | tuple) else args[0]  # it takes no memory
         if is_composite(func) and not has_kernel(func, self._backend):  # inference mode shows them whole
             with self:
+                if func is torch.ops.aten.linear.default and as_real.adds_bias(*args):
+                    return as_real.linear(*args)
                 # In C++, as it runs: some have a decomposition in Python, too, which works otherwise.
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **(kwargs or {}))
         if func is torch.ops.aten.add.Tensor and _is_summed_in_place(args):
@@ -421,17 +440,21 @@ MOMENTS = 400
 """As many are kept of a curve: the highest of each stretch of operators."""
 
 
-def predicted(course: Course, hidden_bytes: HiddenBytes = nothing_hidden) -> Predicted:
-    """Add up what stands at every operator, by category, and look at the highest point."""
+def predicted(course: Course, hidden_bytes: HiddenBytes = nothing_hidden, at_most: AtMost | None = None) -> Predicted:
+    """Add up what stands at every operator, by category, and look at the highest point.
+
+    Where bounds are given, and kernels are many, only those are asked about that can decide the peak.
+    """
     length = len(course.paths) or 1
     curves = _curves(course, length)
-    extra = hidden_bytes(list(dict.fromkeys(course.kernels.values())))
+    kinds = list(dict.fromkeys(course.kernels.values()))
+    if at_most is not None and len(kinds) > FEW:
+        kinds = _deciding(course, curves.sum(axis=0), at_most)
+    extra = hidden_bytes(kinds)
     hidden = np.zeros(length, dtype=np.int64)
-    unknown = set(course.not_seen)
     for index, kernel in course.kernels.items():
         hidden[index] = extra.get(kernel) or 0
-        if extra.get(kernel) is None:
-            unknown.add(kernel.operator.removeprefix("aten::"))
+    unknown = {kernel.operator.removeprefix("aten::") for kernel, size in extra.items() if size is None}
     curves[_PLACE["temporaries"]] += hidden
     total = curves.sum(axis=0)
     peak = int(total.argmax())
@@ -446,11 +469,14 @@ def predicted(course: Course, hidden_bytes: HiddenBytes = nothing_hidden) -> Pre
         largest=tuple(map(_held, sorted(standing, key=lambda block: -block.size)[:LARGEST])),
         layers=_layers(course, standing),
         timeline=tuple(_moments(course, curves, total, hidden)),
-        not_known=tuple(sorted(unknown)),
+        not_known=tuple(sorted(unknown | course.not_seen)),
+        not_drawn=len(set(course.kernels.values()).difference(kinds)),
     )
 
 
 LARGEST = 10
+FEW = 32
+"""So many kinds of kernel are tried in less than a second."""
 _PLACE = {category: place for place, category in enumerate(CATEGORIES)}
 
 
@@ -463,6 +489,18 @@ def _curves(course: Course, length: int) -> Array:
         if block.end is not None:
             changes[place, min(block.end, length)] -= block.size
     return changes.cumsum(axis=1)[:, :length]
+
+
+def _deciding(course: Course, standing: Array, at_most: AtMost) -> list[Kernel]:
+    """Return the kernels that may lift the curve to its highest point, each kind once."""
+    made: Counter[int] = Counter()
+    for block in course.blocks:
+        made[block.start] += block.size
+    highest = standing.max()
+    found = (
+        kernel for index, kernel in course.kernels.items() if standing[index] + at_most(kernel, made[index]) >= highest
+    )
+    return list(dict.fromkeys(found))
 
 
 def _phase(course: Course, index: int) -> Phase:

@@ -9,6 +9,7 @@ what a kernel takes, no call is made.
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -72,6 +73,17 @@ def hidden_bytes(kernels: Sequence[Kernel]) -> dict[Kernel, int | None]:
     return hidden
 
 
+def at_most(kernel: Kernel, outputs_bytes: int) -> float:
+    """Bound what a call takes beyond its outputs, without making it; infinite where nothing is known.
+
+    A convolution copies each of its tensors once, channels padded to blocks of 16; where oneDNN does not take it, it
+    unfolds the larger side once for each position of its window (slow_conv2d in aten/native/ConvolutionMM2d.cpp).
+    """
+    if "convolution" not in kernel.operator:
+        return math.inf
+    return (2 + math.prod(_weight(kernel).shape[2:])) * (_nbytes(kernel) + outputs_bytes)
+
+
 def _tries(kernel: Kernel) -> list[tuple[Key, Kernel]]:
     """Return the calls that are made in its place, each under the name that it is kept by."""
     batch = _batch(kernel)
@@ -93,8 +105,12 @@ def _nbytes(kernel: Kernel) -> int:
 
 
 def _is_pointwise(kernel: Kernel) -> bool:
-    weight = kernel.arguments[1 if kernel.operator == "aten::convolution" else 2]
-    return "convolution" in kernel.operator and set(weight.shape[2:]) == {1}
+    return "convolution" in kernel.operator and set(_weight(kernel).shape[2:]) == {1}
+
+
+def _weight(convolution: Kernel) -> Laid:
+    weight: Laid = convolution.arguments[1 if convolution.operator == "aten::convolution" else 2]
+    return weight
 
 
 def _batch(kernel: Kernel) -> int:

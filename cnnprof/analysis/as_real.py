@@ -1,7 +1,8 @@
-"""What CUDA does otherwise than the CPU, where a network is followed without a CUDA device. Knows operators alone.
+"""Calls that take other memory on real tensors of the device than on the fake ones that are followed. Operators alone.
 
 Autograd asks a real device for its streams, so without one a backward pass cannot be followed on fake tensors of it;
-they are of the CPU then, and the calls whose memory differs are made as CUDA has them.
+they are of the CPU then, and the calls whose memory differs are made as CUDA has them. And where torch writes in place,
+though not into tensors of a class of its own, it is told to.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +20,28 @@ WORKSPACE_BYTES = 8519680
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 
 
-class AsCuda(TorchFunctionMode):
-    """Makes some calls as CUDA has them."""
+class AsReal(TorchFunctionMode):
+    """Makes some calls as real tensors have them, of the CPU or of CUDA."""
+
+    def __init__(self, on_cuda: bool) -> None:
+        super().__init__()
+        self._instead = _ON_CUDA if on_cuda else _ON_CPU
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a call that stands in the table."""
-        return _ON_CUDA.get(func, func)(*args, **(kwargs or {}))
+        return self._instead.get(func, func)(*args, **(kwargs or {}))
+
+
+def adds_bias(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
+    """Say whether a linear layer's bias is added after the product (aten/native/Linear.cpp)."""
+    return bias is not None and input.ndim != 2 and not input.is_contiguous()
+
+
+def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Add a bias in place."""
+    if bias is None or not adds_bias(input, weight, bias):
+        return F.linear(input, weight, bias)
+    return torch.matmul(input, weight.t()).add_(bias)
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
@@ -59,4 +76,5 @@ def _attention(
     return efficient(query, key, value, mask, keeps, dropout_p, is_causal, scale=scale)[0]  # type: ignore[no-any-return]
 
 
-_ON_CUDA: Mapping[Any, Callable[..., Any]] = {F.dropout: _dropout, F.scaled_dot_product_attention: _attention}
+_ON_CPU: Mapping[Any, Callable[..., Any]] = {F.linear: linear}
+_ON_CUDA = {**_ON_CPU, F.dropout: _dropout, F.scaled_dot_product_attention: _attention}
