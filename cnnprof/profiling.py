@@ -18,6 +18,7 @@ from cnnprof import machine, origin, statistics, timing
 from cnnprof.analysis import counts
 from cnnprof.analysis.mixing import mixing
 from cnnprof.analysis.opinions import TOOLS, Tool
+from cnnprof.analysis.rank import ranks
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast
 from cnnprof.comparison.roofline import against_the_roof
@@ -39,6 +40,7 @@ from cnnprof.records import (
     Machine,
     MachineReport,
     Memory,
+    Mixing,
     Mode,
     Noise,
     Peaks,
@@ -234,9 +236,17 @@ def _exact(subject: Subject, settings: Settings) -> Candidate:
         analysis=analysis,
         batch_size=analysis.batch_size if subject.own_inputs else settings.of(subject.own).batch_size,
         settings=subject.own,
-        mixing=mixing(subject.module, _shapes(subject, 1)),
+        mixing=_mixing(subject, analysis),
         kept=saved_by_layer(subject, settings) if "training" in settings.modes and subject.trainable else (),
     )
+
+
+def _mixing(subject: Subject, analysis: Analysis) -> Mixing:
+    image = _shapes(subject, 1)
+    found = mixing(subject.module, image)
+    with torch.random.fork_rng(devices=[]):
+        rank = ranks(subject.build, subject.module, image, analysis.macs // analysis.batch_size)
+    return found if rank is None else dataclasses.replace(found, rank=rank[0], rank_with_skips=rank[1])
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,21 @@ class Analysis(Shown):
 
 
 @dataclass(frozen=True)
+class LayerReach:
+    """What one element behind a layer can combine of the network's input, at unbounded size."""
+
+    path: str
+    kind: str
+    receptive_field: Size | Literal["all"] | None
+    stride: tuple[float, ...] | None
+    """Input elements from one element to the next, by spatial dimension; below 1 behind upsampling."""
+    padding: Size | None
+    """Elements before the input's first that element 0 would see."""
+    channels_combined: int | None
+    """Input channels that a channel here depends on: of the channel that depends on most."""
+
+
+@dataclass(frozen=True)
 class Mixing:
     """What one output element can combine."""
 
@@ -199,6 +214,14 @@ class Mixing:
     """Channels at the narrowest place of the path that is narrowest."""
     carried_past: int | None
     """Channels that a shorter path carries past that place; None where there is no such path."""
+    channels_combined: tuple[int, int] | None = None
+    """Input channels that an output channel depends on: of the channel with the fewest, and of that with the most."""
+    input_channels: int | None = None
+    rank: int | None = None
+    """Rank of the map between channels along the narrowest path, activations taken out; None where it has none."""
+    rank_with_skips: int | None = None
+    """The same rank with all paths."""
+    layers: tuple[LayerReach, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A column has one unit, chosen over all its values; unknown is a dash, and 0 is z
 import math
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import NamedTuple
 
 UNKNOWN = "-"
@@ -155,6 +156,14 @@ def span(interval: tuple[float, float], decimals: int) -> str:
 def size(shape: tuple[int, ...] | None) -> str:
     """(256, 56, 56) -> 256x56x56."""
     return UNKNOWN if shape is None else "x".join(str(length) for length in shape) or "scalar"
+
+
+def strides(steps: tuple[float, ...] | None) -> str:
+    """(32.0, 32.0) -> 32; (2.0, 1.0) -> 2x1; behind upsampling (0.5, 0.5) -> 1/2."""
+    if steps is None:
+        return UNKNOWN
+    said = [str(Fraction(step).limit_denominator(1000)) for step in steps]
+    return said[0] if len(set(said)) == 1 else "x".join(said)
 
 
 def bar(share: float | None, width: int = 20) -> str:

@@ -133,7 +133,7 @@ def followed(
             if isinstance(error, UsageError):
                 raise
             raise Unpredictable(f"it holds what cannot be stood in for: {first_line(error)}") from error
-        watch.places(shadow)
+        shadow.announce(watch.stack)
         watch.stand(step)
         if step.optimizer is not None:
             step.optimizer.register_step_pre_hook(watch.enter_optimizer)
@@ -213,7 +213,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators: list[str] = []
         self._backward: list[bool] = []
         self._kernels: dict[int, Kernel] = {}
-        self._stack = [""]
+        self.stack = [""]
         self._updating = False
         """Whether the optimizer steps: thousands of its operators only write into what stands."""
         self.not_seen: set[str] = set()
@@ -243,7 +243,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             path = self._made_by.get(node._sequence_nr(), "")
             self._read_again.update(_storages(args))
         else:
-            path = self._stack[-1]
+            path = self.stack[-1]
             self._made_by.setdefault(torch._C._autograd._get_sequence_nr() - 1, path)
         name = func._schema.name
         if self._listed(name):
@@ -286,26 +286,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Name the innermost module that was entered and not left, or what comes after the model."""
         if self._updating:
             return "the optimizer's step"
-        if len(self._stack) == 1 and self._paths:
+        if len(self.stack) == 1 and self._paths:
             return "the loss or the backward pass"
-        return f"layer {self._stack[-1]!r}" if self._stack[-1] else "the model"
+        return f"layer {self.stack[-1]!r}" if self.stack[-1] else "the model"
 
     @property
     def doing(self) -> str:
         """Say what raised."""
-        return "refused its input" if len(self._stack) > 1 or not self._paths else "raised"
-
-    def places(self, shadow: Shadow) -> None:
-        """Let each module name itself while it runs."""
-        for path, clone in shadow.clones.items():
-            if not isinstance(clone, torch.jit.ScriptModule):
-                clone.__dict__["_compiled_call_impl"] = partial(self._within, path, clone._call_impl)
-
-    def _within(self, path: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._stack.append(path)
-        output = call(*args, **kwargs)
-        self._stack.pop()  # where it raises, the innermost stays to be named
-        return output
+        return "refused its input" if len(self.stack) > 1 or not self._paths else "raised"
 
     def stand(self, step: steps.Step) -> None:
         """Note what stands before the step, each with the module that holds it."""

@@ -55,6 +55,12 @@ class Shadow:
         registered = set(map(id, tensors))
         self.unregistered = tuple(tensor for key, tensor in self._parameters.items() if key not in registered)
 
+    def announce(self, stack: list[str]) -> None:
+        """Let each module push its path while it runs; where it raises, the innermost stays to be named."""
+        for path, clone in self.clones.items():
+            if not isinstance(clone, torch.jit.ScriptModule):
+                clone.__dict__["_compiled_call_impl"] = partial(_within, stack, path, clone._call_impl)
+
     def _clone(self, part: nn.Module) -> nn.Module:
         if id(part) in self._made:
             clone: nn.Module = self._made[id(part)]
@@ -159,6 +165,13 @@ class Shadow:
         if type(made) is torch.Tensor:  # as nn.Parameter does, without its questions
             return torch.Tensor._make_subclass(nn.Parameter, made, tensor.requires_grad)
         return nn.Parameter(made, tensor.requires_grad)
+
+
+def _within(stack: list[str], path: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    stack.append(path)
+    output = call(*args, **kwargs)
+    stack.pop()
+    return output
 
 
 _PLAIN = frozenset({bool, int, float, str, NoneType, torch.dtype, torch.device, torch.Size, type})

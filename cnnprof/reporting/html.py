@@ -121,6 +121,11 @@ def _run_view(run: Run) -> dict[str, object]:
         "cards": _run_cards(run),
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
+        "reaches": [
+            {"name": profile.name, "colour": _colour(run, i), "table": reach}
+            for i, profile in enumerate(run.profiles)
+            if (reach := tables.reach_table(profile))
+        ],
         "layers": [section for i, profile in enumerate(run.profiles) if (section := _section(run, profile, i))],
         "times": [
             {"label": label, "svg": picture}

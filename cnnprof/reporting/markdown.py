@@ -50,6 +50,7 @@ def _run_view(run: Run) -> dict[str, object]:
         "summary": summary(run),
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
+        "reaches": [reach for profile in run.profiles if (reach := tables.reach_table(profile))],
         "layers": [
             {
                 "name": profile.name,

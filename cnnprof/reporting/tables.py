@@ -5,6 +5,7 @@ Every sentence is computed from the run. A row has one unit; unknown is a dash.
 
 import dataclasses
 import datetime
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from cnnprof.records import (
     Doubt,
     Latency,
     LayerMemory,
+    Mixing,
     Mode,
     Opinion,
     Ratio,
@@ -189,7 +191,7 @@ def summary(run: Run) -> tuple[Row, ...]:
     if any(profile.analysis for profile in run.profiles):
         rows += [_memory_row(run, mode) for mode in modes]
         rows += [_kept_row(run)] if any(profile.kept for profile in run.profiles) else []
-        rows += [_field_row(run), _channels_row(run)]
+        rows += [_field_row(run), _combined_row(run), _channels_row(run)]
     return tuple(rows)
 
 
@@ -339,14 +341,35 @@ def _field_words(baseline: object, field: object) -> str:
     return "sees more around a pixel" if len(baseline) == len(field) else units.UNKNOWN
 
 
+def _combined_row(run: Run) -> Row:
+    values = tuple(channels_combined(profile.mixing) for profile in run.profiles)
+    return Row("channels_combined", "channels combined", values, ("",) * (len(values) - 1))
+
+
+def channels_combined(mixing: Mixing | None) -> str:
+    """All 256; 64 of 256; 1 to 64 of 256; or a dash."""
+    if mixing is None or mixing.channels_combined is None or mixing.input_channels is None:
+        return units.UNKNOWN
+    fewest, most = mixing.channels_combined
+    every = units.integer(mixing.input_channels)
+    if fewest == mixing.input_channels:
+        return f"all {every}"
+    return f"{units.integer(fewest)}{f' to {units.integer(most)}' if most > fewest else ''} of {every}"
+
+
 def _channels_row(run: Run) -> Row:
     mixings = [profile.mixing for profile in run.profiles]
     values = tuple(units.integer(mixing.narrowest_channels if mixing else None) for mixing in mixings)
-    versus = tuple(
-        f"the skip carries {mixing.carried_past} past it" if mixing and mixing.carried_past else ""
-        for mixing in mixings[1:]
-    )
+    versus = tuple(f"the skip carries {_past(mixing)} past it" if _past(mixing) else "" for mixing in mixings[1:])
     return Row("narrowest_channels", "narrowest channels", values, versus)
+
+
+def _past(mixing: Mixing | None) -> str:
+    """Say how many channels a shorter path carries past the narrowest place: all 256, or 128."""
+    if mixing is None or not mixing.carried_past:
+        return ""
+    every = "all " if mixing.carried_past == mixing.input_channels else ""
+    return f"{every}{units.integer(mixing.carried_past)}"
 
 
 def by_candidate(run: Run) -> tuple[Table, str]:
@@ -484,16 +507,59 @@ def _field_sentence(profile: Candidate) -> str:
     if field == units.UNKNOWN:
         return f"How far an output of {profile.name} sees is not known: it holds operators that cnnprof cannot follow."
     if field == "all":
-        return f"An output of {profile.name} sees the whole input, through a global operator."
+        return f"An output of {profile.name} sees the whole input, through a global operator{_before_all(profile)}."
     return f"An output of {profile.name} sees {field} input elements of each feature map."
+
+
+def _before_all(profile: Candidate) -> str:
+    """Say how far elements see before the first operator that sees all."""
+    assert profile.mixing
+    before = list(itertools.takewhile(lambda layer: layer.receptive_field != "all", profile.mixing.layers))
+    if not before or before[-1].stride is None or not isinstance(before[-1].receptive_field, tuple):
+        return ""
+    return f"; before it {units.size(before[-1].receptive_field)}, at a stride of {units.strides(before[-1].stride)}"
 
 
 def _channels_sentence(profile: Candidate) -> str:
     mixing = profile.mixing
     if mixing is None or mixing.narrowest_channels is None:
         return f"{profile.name} has no convolution to mix feature maps."
-    past = f"; a shorter path carries {mixing.carried_past} past it" if mixing.carried_past else ""
-    return f"In {profile.name} all goes through {mixing.narrowest_channels} channels at the narrowest place{past}."
+    past = f", and a skip carries {_past(mixing)} past it" if _past(mixing) else ""
+    waist = f"its narrowest path goes through {units.integer(mixing.narrowest_channels)}{past}.{_rank_sentence(mixing)}"
+    combined = channels_combined(mixing)
+    if combined == units.UNKNOWN:
+        return f"Which input channels an output channel of {profile.name} combines is not known; {waist}"
+    return f"An output channel of {profile.name} combines {combined} input channels; {waist}"
+
+
+def _rank_sentence(mixing: Mixing) -> str:
+    """Confirm the waist by number; the rank of the network as it runs is another thing."""
+    if mixing.rank is None:
+        return ""
+    rank, whole = units.integer(mixing.rank), units.integer(mixing.rank_with_skips)
+    skips = "" if rank == whole else f" along that path, and {whole} with the skip"
+    return f" With its activations taken out, the map between its channels has rank {rank}{skips}."
+
+
+def reach_table(candidate: Candidate) -> Table | None:
+    """What an element behind each layer can combine of the input; None where nothing is known."""
+    mixing = candidate.mixing
+    if mixing is None or not any(layer.receptive_field for layer in mixing.layers):
+        return None
+    every = units.integer(mixing.input_channels)
+    rows = tuple(
+        (
+            layer.path or candidate.name,
+            layer.kind,
+            layer.receptive_field if isinstance(layer.receptive_field, str) else units.size(layer.receptive_field),
+            units.strides(layer.stride),
+            units.size(layer.padding) if layer.padding else units.UNKNOWN,
+            f"{units.integer(layer.channels_combined)} of {every}" if layer.channels_combined else units.UNKNOWN,
+        )
+        for layer in mixing.layers
+    )
+    columns = ("layer", "kind", "sees", "stride", "padding", "input channels combined")
+    return Table(candidate.name, columns, rows, frozenset({"layer", "kind"}), ("kind", "padding"))
 
 
 # Layers --------------------------------------------------------------------------------------------------------------
