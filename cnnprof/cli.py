@@ -124,6 +124,7 @@ Over = Annotated[
     typer.Option("--over", metavar="NAME=V,V", help="Try values of a setting or an argument: batch-size=1,8,64."),
 ]
 Roofline = Annotated[bool, typer.Option("--roofline", help="Put layers against the machine's limits.")]
+Erf = Annotated[bool, typer.Option("--erf", help="Measure the effective receptive field, and draw it.")]
 Seconds = Annotated[
     float | None, typer.Option("--time", help="Seconds of measuring: 10, and 5 a model beyond two, by default.")
 ]
@@ -172,6 +173,7 @@ def compare(
     processes: Processes = False,
     over: Over = None,
     roofline: Roofline = False,
+    erf: Erf = False,
     seed: Seed = 42,
     allocator: Allocator = "kept",
     cudnn_benchmark: CudnnBenchmark = None,
@@ -207,6 +209,7 @@ def profile(
     processes: Processes = False,
     over: Over = None,
     roofline: Roofline = False,
+    erf: Erf = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE.json", help="Save a profiled pass in Chrome's format.")
     ] = None,
@@ -483,6 +486,7 @@ _SETTINGS = (
     "threads",
     "processes",
     "roofline",
+    "erf",
     "time_s",
     "seed",
     "allocator",
@@ -671,6 +675,7 @@ def _stem(run: "Run") -> str:
         f"tf32-{given.tf32}": given.tf32 is not None,
         "processes": given.processes,
         "roofline": given.roofline,
+        "erf": given.erf,
         _slug(given.loss): given.loss != usual.loss,
     }
     name = "-".join(["-vs-".join(parts), *(text for text, differs in settings.items() if differs)])

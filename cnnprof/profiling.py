@@ -26,6 +26,7 @@ from cnnprof.errors import UsageError, said
 from cnnprof.footprint import saved_by_layer
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.measurement import latency, memory, operators
+from cnnprof.measurement.field import effective_field
 from cnnprof.models.residual import ResNet
 from cnnprof.peaks import peaks
 from cnnprof.records import (
@@ -35,6 +36,7 @@ from cnnprof.records import (
     Candidate,
     Comparison,
     Doubt,
+    EffectiveField,
     Latency,
     LayerRoof,
     Machine,
@@ -236,9 +238,22 @@ def _exact(subject: Subject, settings: Settings) -> Candidate:
         analysis=analysis,
         batch_size=analysis.batch_size if subject.own_inputs else settings.of(subject.own).batch_size,
         settings=subject.own,
-        mixing=_mixing(subject, analysis),
+        mixing=(found := _mixing(subject, analysis)),
+        effective_field=_effective_field(subject, found, settings) if settings.erf else None,
         kept=saved_by_layer(subject, settings) if "training" in settings.modes and subject.trainable else (),
     )
+
+
+def _effective_field(subject: Subject, mixing: Mixing, settings: Settings) -> EffectiveField | None:
+    """Measure at the last layer that does not see all of the input; None where it is fed more than an image."""
+    layers = [layer.path for layer in mixing.layers if isinstance(layer.receptive_field, tuple)]
+    if subject.input_size is None or len(subject.input_size) != 3 or not layers:
+        return None
+    path = "" if isinstance(mixing.receptive_field, tuple) else layers[-1]
+    try:
+        return effective_field(subject.build, subject.input_size, path, settings.seed)
+    except (Exception, SystemExit):  # noqa: BLE001  # a model may raise anything; its own measurement will say so
+        return None
 
 
 def _mixing(subject: Subject, analysis: Analysis) -> Mixing:

@@ -225,6 +225,22 @@ class Mixing:
 
 
 @dataclass(frozen=True)
+class EffectiveField:
+    """How strongly the centre of a layer's output feels each input place: by gradients, averaged."""
+
+    path: str
+    """The layer; empty: the network's own output."""
+    side: float
+    """Of a square of as many places as are felt by more than 4.55 % of the strongest."""
+    images: int
+    """Over as many random images it was averaged."""
+    cell: int
+    """Input places along the side of a cell."""
+    cells: tuple[tuple[float, ...], ...] = field(repr=False, hash=False)
+    """What is felt at all (rows, columns); the strongest is 1."""
+
+
+@dataclass(frozen=True)
 class Latency:
     """Seconds of one batch, raw, by session, beside the processors that the process got meanwhile."""
 
@@ -623,6 +639,7 @@ class Candidate:
     settings: Own = field(default_factory=Own)
     kept: tuple[LayerMemory, ...] = ()
     """What its layers keep for the backward pass, predicted; none where shapes do not tell, or no step is asked for."""
+    effective_field: EffectiveField | None = None
 
     @property
     def kept_bytes(self) -> int | None:
@@ -709,6 +726,8 @@ class Settings:
     """None: torch's own."""
     modes: tuple[Mode, ...] = MODES
     roofline: bool = False
+    erf: bool = False
+    """Measure effective receptive fields, too."""
     """Put layers against the machine's roofs."""
     processes: bool = False
     """Every session runs in a process of its own."""

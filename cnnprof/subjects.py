@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     compile: bool
     threads: int | None
     roofline: bool
+    erf: bool
     processes: bool
     modes: tuple[Mode, ...]
     time_s: float | None

@@ -43,11 +43,11 @@ def ranks(build: Callable[[], nn.Module], module: nn.Module, inputs: Inputs, mac
     if channels * macs * math.prod(lengths) / places > MOST_MACS:
         return None
     fed = _exponentials(channels, lengths)
-    network = build()
     try:
+        network = build()
         alone, was_cut = _rank(network, fed, elements, alone=True)
         return alone, _rank(network, fed, elements, alone=False)[0] if was_cut else alone
-    except _NotLinear:
+    except (Exception, SystemExit):  # noqa: BLE001  # _NotLinear, or whatever a network raises on what it is fed
         return None
 
 

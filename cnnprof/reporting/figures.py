@@ -499,6 +499,39 @@ def _decades(axes: Axes) -> None:
     axes.grid(zorder=0)
 
 
+# What a central output feels -----------------------------------------------------------------------------------------
+
+
+def effective_field(candidate: Candidate, colour: int) -> str | None:
+    """Draw how strongly the centre feels each input place; a frame is the theoretical field."""
+    felt = candidate.effective_field
+    if felt is None:
+        return None
+    with _canvas() as draw:
+        rows, columns = len(felt.cells), len(felt.cells[0])
+        figure = Figure(figsize=(WIDTH, 2.9))
+        axes = _axes(figure, 0.1, 0.1, 2.7, 2.7)
+        for y, row in enumerate(felt.cells):
+            for x, share in enumerate(row):
+                look: Any = {"color": _STAND_INS[colour], "alpha": round(share, 3), "linewidth": 0}
+                axes.add_patch(Rectangle((x, y), 1, 1, **look))
+        axes.add_patch(Rectangle((0, 0), columns, rows, fill=False, edgecolor=MUTED, linewidth=0.8))
+        axes.set_xlim(-0.5, max(rows, columns) + 0.5)
+        axes.set_ylim(max(rows, columns) + 0.5, -0.5)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        where = felt.path or "its output"
+        lines = (
+            f"{rows * felt.cell} x {columns * felt.cell} places are felt at all;",
+            f"the strong ones fill {felt.side:.1f} x {felt.side:.1f}",
+            f"at the centre of {_elided(where, 20, keep='end')}",
+            f"over {felt.images} random images",
+        )
+        for number, line in enumerate(lines):
+            axes.text(1.08, 0.75 - 0.11 * number, line, transform=axes.transAxes, color=INK if number < 2 else MUTED)
+        return draw(figure, f"Effective receptive field of {candidate.name}")
+
+
 # Over the batch ------------------------------------------------------------------------------------------------------
 
 

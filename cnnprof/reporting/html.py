@@ -121,6 +121,11 @@ def _run_view(run: Run) -> dict[str, object]:
         "cards": _run_cards(run),
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
+        "fields": [
+            {"name": profile.name, "colour": _colour(run, i), "svg": picture}
+            for i, profile in enumerate(run.profiles)
+            if (picture := _picture(figures.effective_field(profile, _colour(run, i))))
+        ],
         "reaches": [
             {"name": profile.name, "colour": _colour(run, i), "table": reach}
             for i, profile in enumerate(run.profiles)

@@ -506,9 +506,15 @@ def _field_sentence(profile: Candidate) -> str:
     field = receptive_field(profile)
     if field == units.UNKNOWN:
         return f"How far an output of {profile.name} sees is not known: it holds operators that cnnprof cannot follow."
+    seen = f"{field} input elements of each feature map"
     if field == "all":
-        return f"An output of {profile.name} sees the whole input, through a global operator{_before_all(profile)}."
-    return f"An output of {profile.name} sees {field} input elements of each feature map."
+        seen = f"the whole input, through a global operator{_before_all(profile)}"
+    return f"An output of {profile.name} sees {seen}{_effectively(profile)}."
+
+
+def _effectively(profile: Candidate) -> str:
+    felt = profile.effective_field
+    return f", and feels most a square of {felt.side:.1f} a side" if felt else ""
 
 
 def _before_all(profile: Candidate) -> str:
