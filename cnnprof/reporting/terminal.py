@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cnnprof import units
 from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Record, Run
-from cnnprof.reporting import limits, memories, tables, tree
+from cnnprof.reporting import limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -74,7 +74,9 @@ def memory(profile: MemoryProfile) -> RenderableType:
 
 
 def _closing_lines(document: Run) -> Iterable[RenderableType]:
-    for line in (tables.bottom_line(document), limits.why(document)):
+    drawn = maps.of(document)
+    said = maps.sentences(document, drawn) if drawn else tables.matches(document)
+    for line in (*said, tables.bottom_line(document), limits.why(document)):
         if line:
             yield Text(line)
     yield Text(tables.sessions_text(document), style="dim")
@@ -93,6 +95,9 @@ MOST_ACROSS = 3
 
 
 def _summary(document: Run) -> Iterable[RenderableType]:
+    if drawn := maps.of(document):
+        yield Fitted(maps.table(document, drawn))
+        return
     if len(document.profiles) <= MOST_ACROSS:
         yield summary(document)
         return
