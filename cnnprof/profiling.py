@@ -167,7 +167,9 @@ def compare(
     if number < 2:
         raise UsageError(f"compare takes two models or more and was given {number}; `profile` looks at one")
     if number > (2 * MOST if plan else MOST):
-        raise UsageError(f"compare takes {MOST} models, or a map of {MOST} pairs, at most and was asked for {number}")
+        raise UsageError(
+            f"compare takes {MOST} models, or a map of {MOST} pairs, at most and was asked for {number} models"
+        )
     if match:
         rows[1:] = [_matched(rows[0], row, match, vary, input_size) for row in rows[1:]]
     settings = settings_of(input_size, batch_size, options, loss)

@@ -289,10 +289,9 @@ def refuse_unknown(text: str, arguments: Mapping[str, Any]) -> None:
     except UsageError as refusal:
         unknown = next((name for name in arguments if f"unexpected keyword argument '{name}'" in str(refusal)), None)
         if unknown is not None:
-            known = [*resolve(text).arguments, *_KEYS]
-            raise UsageError(
-                f"{spec.name} takes no argument {unknown!r}, and there is no such setting{nearest(unknown, known)}"
-            ) from None
+            taken = resolve(text).arguments
+            near = nearest(unknown, [*taken, *_KEYS]) or f"; it takes {', '.join(taken) or 'none'}"
+            raise UsageError(f"{spec.name} takes no argument {unknown!r}, and there is no such setting{near}") from None
 
 
 def resolve(text: str) -> NamedModel:
