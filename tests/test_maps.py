@@ -116,7 +116,7 @@ def test_what_was_not_decided_is_not_coloured():
 
 def test_before_anything_is_measured_the_exact_columns_stand():
     run = drawn()
-    bare = [replace(profile, latency=ByMode()) for profile in run.profiles]
+    bare = [replace(profile, latency=ByMode(), memory=ByMode()) for profile in run.profiles]
     map = filled(run.map, bare)
     assert {row[2:] for row in maps.table(run, map).rows} == {("10.0x fewer", "10.0x fewer", "-", "-", "-", "-")}
     assert maps.sentences(run, map) == ("By MACs slim should win 10.0x over plain.",)

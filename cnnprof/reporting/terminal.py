@@ -79,6 +79,8 @@ def _closing_lines(document: Run) -> Iterable[RenderableType]:
     for line in (*said, tables.bottom_line(document), limits.why(document)):
         if line:
             yield Text(line)
+    if drawn:
+        yield Text(maps.METHOD, style="dim")
     yield Text(tables.sessions_text(document), style="dim")
     for doubt in document.doubts:
         yield doubt_line(doubt.about, doubt.message, doubt.hint)
