@@ -143,6 +143,7 @@ def test_two_models_over_two_arguments(typed):
     assert {cell["contrast"]["macs"]["ratio"] for cell in cells} == {(1 / 2 + 9 / 16) / 18}
     assert not any("input sizes" in doubt["message"] for doubt in document["doubts"])
     assert "By MACs bottleneck should win 16.9x over regular." in " ".join(out.split())
+    assert "4 input sizes · batch 1 · float32" in out
 
 
 def test_a_match_in_every_cell(typed):

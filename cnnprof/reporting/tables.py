@@ -111,8 +111,9 @@ def _batches(run: Run) -> str:
 
 
 def settings_differ(run: Run) -> bool:
-    """Say whether candidates are measured in different ways, their batch apart."""
-    return len({replace(run.settings.of(profile.settings), batch_size=1) for profile in run.profiles}) > 1
+    """Say whether candidates are measured in different ways, their batch and input size apart."""
+    own = (run.settings.of(profile.settings) for profile in run.profiles)
+    return len({replace(settings, batch_size=1, input_size=None) for settings in own}) > 1
 
 
 def _how(settings: Settings) -> list[str]:

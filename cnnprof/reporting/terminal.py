@@ -75,8 +75,8 @@ def memory(profile: MemoryProfile) -> RenderableType:
 
 def _closing_lines(document: Run) -> Iterable[RenderableType]:
     drawn = maps.of(document)
-    said = maps.sentences(document, drawn) if drawn else tables.matches(document)
-    for line in (*said, tables.bottom_line(document), limits.why(document)):
+    won = maps.sentences(document, drawn) if drawn else ()
+    for line in (*won, *tables.matches(document), tables.bottom_line(document), limits.why(document)):
         if line:
             yield Text(line)
     if drawn:
