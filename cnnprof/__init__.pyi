@@ -2,6 +2,7 @@ from ._version import __version__ as __version__
 from .analysis.operators import clear_caches as clear_caches
 from .errors import UsageError as UsageError
 from .footprint import predict_memory as predict_memory
+from .matching import matched as matched
 from .models.classifier import ArgMaxClassifier as ArgMaxClassifier
 from .models.cnn import CNN as CNN
 from .models.residual import ResidualBlock as ResidualBlock

@@ -157,7 +157,16 @@ Sort = Annotated[str | None, typer.Option("--sort", help="By params, macs or act
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL...", help="The first is the baseline.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL MODEL...", help="The first is the baseline.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A known pair in place of MODELs: he2016.")] = None,
+    match: Annotated[
+        Literal["params", "macs"] | None, typer.Option("--match", help="Make the others as large as the first.")
+    ] = None,
+    vary: Annotated[
+        str | None, typer.Option("--vary", metavar="NAME", help="The integer argument that --match sets: channels.")
+    ] = None,
     input_size: InputSize = None,
     batch_size: Batch = 8,
     device: Device = "auto",
@@ -186,9 +195,17 @@ def compare(
     strict: Strict = False,
 ) -> None:
     """Compare models by parameters, MACs, time and memory: the main job."""
-    if len(models) < 2 and not over:
+    if preset and models:
+        raise UsageError(f"--preset {preset!r} brings its own models: {', '.join(models)} cannot stand beside it")
+    if not models and not preset:
+        raise UsageError(
+            "compare takes two models or more, or a --preset, and was given none; cnnprof models lists them"
+        )
+    if models and len(models) < 2 and (match or not over):
         raise UsageError(f"compare takes two models or more and was given {models[0]!r} alone; try cnnprof profile")
-    _measure(models, locals())
+    if vary and not match:
+        raise UsageError(f"--vary {vary!r}: --match params or --match macs says what it is varied for")
+    _measure(models or [], locals())
 
 
 @app.command()
@@ -448,7 +465,7 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
             from cnnprof.models import catalog
         from cnnprof.reporting import terminal
 
-        names = [each for name in names for each in catalog.varied(name, over)]
+        names = catalog.preset(preset) if (preset := options.get("preset")) else names
         keeper = _Keeper(places)
         with _screen(options["quiet"] or options["as_json"]) as screen:
             listener = _both(keeper, screen)
@@ -460,11 +477,13 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
             }
             run: Run
             try:
-                if len(names) > 1:
-                    run = profiling.compare(list(names), **arguments, **settings)
+                if len(names) > 1 or any(len(values) > 1 for values in over.values()):
+                    fair: dict[str, Any] = {"over": over, "match": options.get("match"), "vary": options.get("vary")}
+                    run = profiling.compare(list(names), **fair, **arguments, **settings)
                 else:
+                    (name,) = catalog.varied(names[0], over)
                     instruments = profiling.Instruments.tracing(trace) if (trace := options.get("trace")) else None
-                    run = profiling.profile(names[0], instruments=instruments, **arguments, **settings)
+                    run = profiling.profile(name, instruments=instruments, **arguments, **settings)
             except profiling.Interrupted as interrupted:
                 run = interrupted.run
         targets = keeper.finish(run)
@@ -655,7 +674,7 @@ def _stem(run: "Run") -> str:
     from cnnprof.records import Settings
 
     given, usual = run.settings, Settings()
-    parts = [_slug(profile.name) for profile in run.profiles]
+    parts = _compared(run)
     settings = {
         f"b{given.batch_size}": given.batch_size != usual.batch_size,
         "x".join(map(str, given.input_size or ())): given.input_size is not None,
@@ -678,7 +697,7 @@ def _stem(run: "Run") -> str:
         "erf": given.erf,
         _slug(given.loss): given.loss != usual.loss,
     }
-    name = "-".join(["-vs-".join(parts), *(text for text, differs in settings.items() if differs)])
+    name = "-".join(["-vs-".join(map(_slug, parts)), *(text for text, differs in settings.items() if differs)])
     if len(name) <= _LONGEST_NAME:
         return name
     import hashlib
@@ -687,6 +706,13 @@ def _stem(run: "Run") -> str:
 
 
 _LONGEST_NAME = 120
+
+
+def _compared(run: "Run") -> list[str]:
+    drawn = getattr(run, "map", None)
+    if drawn is None:
+        return [profile.name for profile in run.profiles]
+    return [drawn.baseline, f"{drawn.candidate}-over-{'-'.join(drawn.axes)}"]
 
 
 def _slug(name: str) -> str:

@@ -20,13 +20,15 @@ from cnnprof.analysis.mixing import mixing
 from cnnprof.analysis.opinions import TOOLS, Tool
 from cnnprof.analysis.rank import ranks
 from cnnprof.comparison.doubts import doubts
-from cnnprof.comparison.ratios import contrast
+from cnnprof.comparison.ratios import contrast, filled
 from cnnprof.comparison.roofline import against_the_roof
 from cnnprof.errors import UsageError, said
 from cnnprof.footprint import saved_by_layer
 from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.matching import matched
 from cnnprof.measurement import latency, memory, operators
 from cnnprof.measurement.field import effective_field
+from cnnprof.models import catalog
 from cnnprof.models.residual import ResNet
 from cnnprof.peaks import peaks
 from cnnprof.records import (
@@ -35,6 +37,7 @@ from cnnprof.records import (
     ByMode,
     Candidate,
     Comparison,
+    Count,
     Doubt,
     EffectiveField,
     Latency,
@@ -47,6 +50,7 @@ from cnnprof.records import (
     Noise,
     Peaks,
     Profile,
+    RatioMap,
     Run,
     Settings,
     TimeByLayer,
@@ -142,6 +146,9 @@ def compare(
     batch_size: int = 8,
     *,
     inputs: Any = None,
+    over: Mapping[str, Sequence[object]] | None = None,
+    match: Count | None = None,
+    vary: str | None = None,
     loss: Loss | str | None = None,
     listener: Listener | None = None,
     instruments: Instruments | None = None,
@@ -149,19 +156,68 @@ def compare(
 ) -> Comparison:
     """Analyze and measure models together; the first is the baseline.
 
-    Modules are copied for every session, so yours stay as they are. Raises UsageError for unusable input, and
-    Interrupted, with what was measured, at Ctrl-C.
+    `over` tries values of settings or arguments of MODEL strings, by name; two models over one or two of them, the
+    batch alone apart, make a map of ratios at equal values. `match` brings every later MODEL string as near to the
+    first as its argument `vary` does: see `matched`. Modules are copied for every session, so yours stay as they are.
+    Raises UsageError for unusable input, and Interrupted, with what was measured, at Ctrl-C.
     """
     if isinstance(models, str | nn.Module):
         raise UsageError("compare takes a list or dict of models and was given one model; `profile` looks at one")
+    if vary and not match:
+        raise UsageError(f"vary {vary!r}: without a match, params or macs, nothing is varied")
     named = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
-    if len(named) < 2:
-        raise UsageError(f"compare takes two models or more and was given {len(named)}; `profile` looks at one")
+    rows = [[(name, each) for each in _varied(model, over or {})] for name, model in named]
+    plan, number = _plan(models, over or {}), sum(map(len, rows))
+    if number < 2:
+        raise UsageError(f"compare takes two models or more and was given {number}; `profile` looks at one")
+    if number > (2 * MOST if plan else MOST):
+        raise UsageError(
+            f"compare takes {MOST} models, or a map of {MOST} pairs, at most and was asked for {number} models"
+        )
+    if match:
+        rows[1:] = [_matched(rows[0], row, match, vary, input_size) for row in rows[1:]]
     settings = settings_of(input_size, batch_size, options, loss)
-    subjects = told_apart([subject_of(name, model, input_size, batch_size, inputs) for name, model in named])
-    run = _measured(subjects, settings, loss, listener or Listener(), instruments or Instruments(), alone=False)
+    each = [subject_of(name, model, input_size, batch_size, inputs) for row in rows for name, model in row]
+    run = _measured(
+        told_apart(each), settings, loss, listener or Listener(), instruments or Instruments(), alone=False, plan=plan
+    )
     assert isinstance(run, Comparison)
     return run
+
+
+MOST = 20
+"""More candidates share the time too thinly, and no table holds them."""
+
+
+_Named = tuple[str | None, Model]
+
+
+def _matched(
+    firsts: Sequence[_Named], row: Sequence[_Named], by: Count, vary: str | None, size: Sequence[int] | int | None
+) -> list[_Named]:
+    """Bring each model near to the first one with the same values."""
+    pairs = zip(firsts, row, strict=True)
+    return [(name, matched(first, model, by, vary, size)) for (_, first), (name, model) in pairs]
+
+
+def _varied(model: Model, over: Mapping[str, Sequence[object]]) -> Sequence[Model]:
+    if not over:
+        return [model]
+    if not isinstance(model, str):
+        raise UsageError(
+            f"over {', '.join(over)}: {type(model).__name__} is no MODEL string, whose values can be tried"
+        )
+    return catalog.varied(model, {name: list(map(str, values)) for name, values in over.items()})
+
+
+def _plan(models: Mapping[str, Model] | Sequence[Model], over: Mapping[str, Sequence[object]]) -> RatioMap | None:
+    """Plan a map of two models over several values, but not over the batch alone, which has a picture of its own."""
+    names = list(models)
+    axes = {name: tuple(map(str, values)) for name, values in over.items()}
+    several = sum(len(values) > 1 for values in axes.values())
+    if len(names) != 2 or not several or len(axes) > 2 or set(axes) <= {"b", "batch-size"}:
+        return None
+    return RatioMap(str(names[0]), str(names[1]), axes)
 
 
 # Shapes alone --------------------------------------------------------------------------------------------------------
@@ -199,6 +255,7 @@ def _measured(
     listener: Listener,
     instruments: Instruments,
     alone: bool,
+    plan: RatioMap | None = None,
 ) -> Run:
     """Analyze, measure in sessions, look into profiled passes of each, and write down every state on the way."""
     for subject in subjects:
@@ -207,8 +264,9 @@ def _measured(
     bench = Workbench(subjects, settings, loss)
     with timing.surroundings(settings):
         start = _Start.of(settings)
-        states = _measurements(bench, start, exact, listener, instruments)
-        return _written_down(start.profile if alone else start.comparison, exact, states, listener)
+        states = _measurements(bench, start, exact, listener, instruments, by_layer=plan is None)
+        document = start.profile if alone else partial(start.comparison, plan=plan)
+        return _written_down(document, exact, states, listener)
 
 
 def _written_down(
@@ -241,6 +299,7 @@ def _exact(subject: Subject, settings: Settings) -> Candidate:
         mixing=(found := _mixing(subject, analysis)),
         effective_field=_effective_field(subject, found, settings) if settings.erf else None,
         kept=saved_by_layer(subject, settings) if "training" in settings.modes and subject.trainable else (),
+        matched=subject.matched,
     )
 
 
@@ -282,16 +341,18 @@ class _Start:
             origin.command(), origin.commit(), origin.now(), here, settings, peaks(here) if settings.roofline else None
         )
 
-    def comparison(self, candidates: Mapping[str, Candidate], partial: bool) -> Comparison:
+    def comparison(self, candidates: Candidates, partial: bool, plan: RatioMap | None = None) -> Comparison:
         profiles = tuple(candidates.values())
         contrasts = tuple(contrast(profiles[0], profile, self.settings.margin) for profile in profiles[1:])
+        map = plan and filled(plan, profiles, self.settings.margin)
         return Comparison(
             **vars(self),
             baseline=profiles[0].name,
             profiles=profiles,
             comparisons=contrasts,
-            doubts=doubts(self.machine, self.settings, profiles, contrasts, partial),
+            doubts=doubts(self.machine, self.settings, profiles, contrasts, partial, map),
             partial=partial,
+            map=map,
         )
 
     def profile(self, candidates: Mapping[str, Candidate], partial: bool) -> Profile:
@@ -301,7 +362,7 @@ class _Start:
 
 
 def _measurements(
-    bench: Workbench, start: _Start, exact: Candidates, listener: Listener, instruments: Instruments
+    bench: Workbench, start: _Start, exact: Candidates, listener: Listener, instruments: Instruments, by_layer: bool
 ) -> Iterator[Candidates]:
     """Yield what is known after each session, then after each candidate's profiled passes."""
     plan, candidates = timing.Plan(), exact
@@ -310,7 +371,7 @@ def _measurements(
         yield candidates
     for subject in bench.subjects:
         with latency.torch_threads(subject.own.threads):
-            looked = _looked_into(bench, subject, candidates[subject.name], instruments, start)
+            looked = _looked_into(bench, subject, candidates[subject.name], instruments, start, by_layer)
         candidates = {**candidates, subject.name: looked}
         yield candidates
 
@@ -319,7 +380,12 @@ def _measurements(
 
 
 def _looked_into(
-    bench: Workbench, subject: Subject, candidate: Candidate, instruments: Instruments, start: _Start
+    bench: Workbench,
+    subject: Subject,
+    candidate: Candidate,
+    instruments: Instruments,
+    start: _Start,
+    by_layer: bool,
 ) -> Candidate:
     """Add the peak memory of each mode, where the time of the last one goes, and whether its numbers are numbers."""
     memories: dict[Mode, Memory] = {}
@@ -333,7 +399,7 @@ def _looked_into(
             step = bench.step(subject, mode)
             on_cuda = memory.cuda_peak(step, step.device) if step.on_cuda else None
             before = memory.standing_bytes(step.standing())
-            wanted = mode == last or (mode == "inference" and bench.settings.roofline)
+            wanted = by_layer and (mode == last or (mode == "inference" and bench.settings.roofline))
             seen = instruments.profiled(step) if wanted else instruments.profiled(step, time_s=None)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything; what was measured is kept
             failures.append(f"{mode}, profiled: {said(error)}")

@@ -608,12 +608,37 @@ class Own:
     """Settings of one candidate; None is the run's."""
 
     batch_size: int | None = None
-    input_size: Size | None = None
+    input_size: Size | int | None = None
+    """A number alone is the side of a square image, until the model is known."""
     dtype: str | None = None
     amp: bool | None = None
     channels_last: bool | None = None
     compile: bool | None = None
     threads: int | None = None
+
+
+Count = Literal["params", "macs"]
+COUNTS: tuple[Count, ...] = ("params", "macs")
+
+
+@dataclass(frozen=True)
+class Match:
+    """A model with the value of one argument that brings a count nearest to a baseline's."""
+
+    model: str
+    """The MODEL string with that value."""
+    by: Count
+    argument: str
+    value: int
+    count: int
+    """Its own; MACs are per image."""
+    wanted: int
+    """The baseline's."""
+
+    @property
+    def ratio(self) -> float:
+        """Its count over the baseline's."""
+        return self.count / self.wanted
 
 
 @dataclass(frozen=True)
@@ -640,6 +665,8 @@ class Candidate:
     kept: tuple[LayerMemory, ...] = ()
     """What its layers keep for the backward pass, predicted; none where shapes do not tell, or no step is asked for."""
     effective_field: EffectiveField | None = None
+    matched: Match | None = None
+    """How it was made like the baseline, where that was asked for."""
 
     @property
     def kept_bytes(self) -> int | None:
@@ -677,6 +704,45 @@ class Contrast:
     training_peak_bytes: Ratio
     kept_bytes: Ratio = field(default_factory=lambda: Ratio(None))
     """For the backward pass."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Two models with the same values of some settings or arguments, the second against the first."""
+
+    values: tuple[str, ...]
+    """One of each axis."""
+    baseline: str
+    """The name of the first one's profile; the contrast has the second one's."""
+    contrast: Contrast
+
+    @property
+    def won(self) -> float | None:
+        """Times better in the forward pass over times better by MACs; None where there is no verdict."""
+        return _won(self.contrast.macs, self.contrast.latency)
+
+    @property
+    def training_won(self) -> float | None:
+        """The same of the training step."""
+        return _won(self.contrast.macs, self.contrast.training_latency)
+
+
+def _won(macs: Ratio, time: TimeRatio | None) -> float | None:
+    if macs.ratio is None or time is None or time.ratio is None or time.verdict == "inconclusive":
+        return None
+    return macs.ratio / time.ratio
+
+
+@dataclass(frozen=True)
+class RatioMap:
+    """Two models against each other over the values of one or two settings or arguments."""
+
+    baseline: str
+    candidate: str
+    axes: Mapping[str, tuple[str, ...]] = field(hash=False)
+    """The values by name."""
+    cells: tuple[Cell, ...] = ()
+    """One for each combination, the last axis moving first."""
 
 
 @dataclass(frozen=True)
@@ -770,6 +836,8 @@ class Comparison(Shown):
     """Measuring was interrupted."""
     peaks: Peaks | None = None
     """The machine's roofs, where layers were put against them."""
+    map: RatioMap | None = None
+    """Pairs at equal values, where two models were asked for over several."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where the first profile is not the baseline, or the others are not compared with it."""

@@ -32,6 +32,8 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.LayerRoof: ("intensity", "flops_per_s", "bytes_per_s", "share"),
     records.Moment: ("total_bytes",),
     records.Candidate: ("kept_bytes",),
+    records.Match: ("ratio",),
+    records.Cell: ("won", "training_won"),
     records.MemoryProfile: ("error",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }

@@ -11,10 +11,10 @@ from torch import nn
 from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs
 from cnnprof.models import catalog
-from cnnprof.records import MODES, Mode, Own, Settings, Size
+from cnnprof.records import MODES, Match, Mode, Own, Settings, Size
 
-Model = nn.Module | str
-"""A module, or a MODEL string."""
+Model = nn.Module | str | Match
+"""A module, a MODEL string, or one that was made like another."""
 Loss = Callable[[Any], torch.Tensor]
 
 
@@ -54,6 +54,7 @@ class Subject:
     own: Own
     asked: tuple[Any, ...]
     """What it was made from, so that another process can make it again."""
+    matched: Match | None = None
 
     @property
     def trainable(self) -> bool:
@@ -72,6 +73,8 @@ def subject_of(
     name: str | None, model: Model, input_size: Sequence[int] | int | None, batch_size: int, inputs: Any
 ) -> Subject:
     """Find a model and what it is fed. Raises UsageError where either is not to be had."""
+    if isinstance(model, Match):
+        return replace(subject_of(name, model.model, input_size, batch_size, inputs), matched=model)
     if isinstance(model, str):
         found = catalog.resolve(model)
     elif isinstance(model, nn.Module):
@@ -94,7 +97,7 @@ def subject_of(
         found.build,
         None if own is not None else size,
         None if own is None else Inputs.of(own),
-        found.settings,
+        replace(found.settings, input_size=size) if found.settings.input_size else found.settings,
         (name, model, input_size, batch_size, inputs),
     )
 

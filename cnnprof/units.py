@@ -138,9 +138,18 @@ def versus(ratio: float | None, less: str, more: str, interval: tuple[float, flo
         return "the same"
     if ratio == 0:
         return "none"
+    if interval is None and factor(max(ratio, 1 / ratio)) == "1.00x":
+        return difference(ratio, less, more)
     if ratio < 1:
         return f"{factor(1 / ratio, reciprocal(interval))} {less}"
     return f"{factor(ratio, interval)} {more}"
+
+
+def difference(ratio: float, less: str, more: str) -> str:
+    """How far a ratio is from 1: 0.999 -> 0.10 % fewer."""
+    if ratio == 1:
+        return "as many as"
+    return f"{percent(abs(ratio - 1), 2 if abs(ratio - 1) < 0.1 else 0)} % {less if ratio < 1 else more}"
 
 
 def reciprocal(interval: tuple[float, float] | None) -> tuple[float, float] | None:

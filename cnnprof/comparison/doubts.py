@@ -5,23 +5,31 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from cnnprof import statistics, units
-from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Machine, Settings
+from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Machine, Match, RatioMap, Settings
 
 WHAT = {"inference": "the forward pass", "training": "the training step"}
 
 
 def doubts(
-    machine: Machine, settings: Settings, candidates: Sequence[Candidate], contrasts: Sequence[Contrast], partial: bool
+    machine: Machine,
+    settings: Settings,
+    candidates: Sequence[Candidate],
+    contrasts: Sequence[Contrast],
+    partial: bool,
+    map: RatioMap | None = None,
 ) -> tuple[Doubt, ...]:
-    """Collect every doubt about a run."""
+    """Collect every doubt about a run; of a map, its pairs are what is compared."""
+    names = {candidate.name: candidate for candidate in candidates}
+    together = [[names[cell.baseline], names[cell.contrast.name]] for cell in map.cells] if map else [candidates]
     return (
         *_about_the_run(partial, candidates),
         *_about_the_machine(machine, settings, candidates),
         *(doubt for candidate in candidates for doubt in _about(candidate)),
         *(doubt for candidate in candidates for doubt in _about_times(candidate)),
         *(doubt for candidate in candidates for doubt in _about_the_device(machine, candidate)),
-        *_about_inputs(settings, candidates),
-        *(doubt for contrast in contrasts for doubt in _about_ratios(contrast)),
+        *dict.fromkeys(doubt for group in together for doubt in _about_inputs(settings, group)),
+        *(doubt for candidate in candidates if candidate.matched for doubt in _about_match(settings, candidate)),
+        *(_about_cells(map) if map else (doubt for contrast in contrasts for doubt in _about_ratios(contrast))),
     )
 
 
@@ -207,12 +215,14 @@ def _listed(names: Sequence[str], most: int = 4) -> str:
 
 def _about_inputs(settings: Settings, candidates: Sequence[Candidate]) -> Iterator[Doubt]:
     analyses = {candidate.name: candidate.analysis for candidate in candidates if candidate.analysis}
-    sizes = {units.size(analysis.input_size) for analysis in analyses.values() if analysis.input_size is not None}
-    if len(sizes) > 1:
+    sizes = {analysis.input_size for analysis in analyses.values() if analysis.input_size is not None}
+    of_images = {size[1:] for size in sizes}
+    meant = len(of_images) == 1 and any(candidate.matched for candidate in candidates)
+    if len(sizes) > 1 and not meant:
         yield Doubt(
             "input size",
-            f"the candidates were given different input sizes: {', '.join(sorted(sizes))}",
-            "--input-size gives all the same",
+            f"the candidates were given different input sizes: {', '.join(sorted(map(units.size, sizes)))}",
+            "--input-size gives all the same" if len(of_images) > 1 else "",
         )
     batches = dict.fromkeys(candidate.batch_size for candidate in candidates if candidate.batch_size)
     if len(batches) > 1:
@@ -233,3 +243,29 @@ def _about_ratios(contrast: Contrast) -> Iterator[Doubt]:
         elif ratio.ci95 is not None:
             spread = statistics.half_width(ratio.ci95)
             yield Doubt(about, f"its sessions differ too much for a verdict: +-{spread:.1%}", "a longer --time")
+
+
+def match_text(match: Match) -> str:
+    """Say what was chosen: channels=1055 comes nearest, with 1,179,032 parameters, 0.10 % fewer than ..."""
+    what = {"params": "parameters", "macs": "MACs an image"}[match.by]
+    near = units.difference(match.ratio, "fewer than", "more than")
+    chosen = f"{match.argument}={match.value} comes nearest, with {units.integer(match.count)} {what}"
+    return f"{chosen}, {near} the {units.integer(match.wanted)} to match"
+
+
+def _about_match(settings: Settings, candidate: Candidate) -> Iterator[Doubt]:
+    match = candidate.matched
+    if match is not None and abs(match.ratio - 1) > settings.margin:
+        yield Doubt(candidate.name, f"it is no match: {match_text(match)}", "--vary another argument")
+
+
+def _about_cells(map: RatioMap) -> Iterator[Doubt]:
+    for mode in WHAT:
+        ratios = [
+            cell.contrast.latency if mode == "inference" else cell.contrast.training_latency for cell in map.cells
+        ]
+        known = [ratio for ratio in ratios if ratio is not None]
+        unsure = sum(ratio.verdict == "inconclusive" for ratio in known)
+        if unsure:
+            said = f"{unsure} of {units.plural(len(known), 'ratio')} are inconclusive"
+            yield Doubt(WHAT[mode], said, "a longer --time, or fewer values")

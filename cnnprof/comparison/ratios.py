@@ -1,10 +1,12 @@
 """Candidate against baseline: exact ratios, and ratios of times with their interval and verdict. No torch."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cnnprof import statistics
-from cnnprof.records import Candidate, Contrast, Latency, Memory, Ratio, TimeRatio
+from cnnprof.records import Candidate, Cell, Contrast, Latency, Memory, Ratio, RatioMap, TimeRatio
 
 
 def contrast(
@@ -29,6 +31,14 @@ def contrast(
         training_peak_bytes=ratio(_peak(baseline.memory.training), _peak(candidate.memory.training)),
         kept_bytes=ratio(baseline.kept_bytes, candidate.kept_bytes),
     )
+
+
+def filled(plan: RatioMap, candidates: Sequence[Candidate], margin: float = statistics.MARGIN) -> RatioMap:
+    """Put the pairs of a map against each other: `candidates` are one model at all values, then the other at them."""
+    half = len(candidates) // 2
+    pairs = zip(itertools.product(*plan.axes.values()), candidates[:half], candidates[half:], strict=True)
+    cells = (Cell(values, first.name, contrast(first, second, margin)) for values, first, second in pairs)
+    return replace(plan, cells=tuple(cells))
 
 
 def _batches_known(*candidates: Candidate) -> bool:

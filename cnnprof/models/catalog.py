@@ -60,6 +60,8 @@ class NamedModel:
     input_size: Size | None = None
     inputs: Any = None
     settings: Own = field(default_factory=Own)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What its builder takes by name, with the values that it was given."""
 
 
 # The catalog ---------------------------------------------------------------------------------------------------------
@@ -133,6 +135,17 @@ CATALOG: Mapping[str, Callable[..., Built]] = {
     "resnet-bottleneck": resnet_bottleneck,
 }
 
+PRESETS: Mapping[str, tuple[str, ...]] = {"he2016": ("regular(channels=64)", "bottleneck(channels=256)")}
+"""Pairs that are known from elsewhere. he2016: He, Zhang, Ren and Sun, "Deep residual learning for image recognition",
+CVPR 2016, figure 5, both on 56 x 56: 73,728 and 69,632 weights, biases apart."""
+
+
+def preset(name: str) -> tuple[str, ...]:
+    """Return the MODEL strings of a preset. Raises UsageError, with the known ones, where there is none."""
+    if name not in PRESETS:
+        raise UsageError(f"there is no preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
 
 # From a string to a model --------------------------------------------------------------------------------------------
 
@@ -185,12 +198,17 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def _sides(text: str) -> Size | int:
+    lengths = tuple(map(_whole, text.split("x")))
+    return lengths if len(lengths) > 1 else lengths[0]
+
+
 _KEYS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "b": ("batch_size", _whole, "a whole number of at least 1"),
     "batch-size": ("batch_size", _whole, "a whole number of at least 1"),
     "threads": ("threads", _whole, "a whole number of at least 1"),
     "dtype": ("dtype", lambda text: _DTYPE_NAMES[text], f"one of {', '.join(_DTYPE_NAMES)}"),
-    "input-size": ("input_size", lambda text: tuple(map(_whole, text.split("x"))), "CxHxW, such as 3x64x64"),
+    "input-size": ("input_size", _sides, "CxHxW or a side, such as 3x64x64 or 64"),
     **{flag: (flag.replace("-", "_"), lambda text: _SWITCH[text], "on or off") for flag in _FLAGS},
 }
 """How a setting is written: its field, how its value is read, and what that is."""
@@ -216,34 +234,64 @@ def _own(text: str, settings: str) -> Own:
     return Own(**own)
 
 
-def _literal(text: str) -> str:
-    """Quote what is no Python literal."""
+def _literal(text: str) -> Any:
+    """Read a Python literal; what is none is a string."""
     try:
-        ast.literal_eval(text)
+        return ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return repr(text)
-    return text
+        return text
 
 
 _IN_A_LABEL = str.maketrans("=()@:/\\", " []    ")
 
 
 def varied(text: str, over: Mapping[str, Sequence[str]]) -> list[str]:
-    """Write a MODEL string once for each combination of values, of settings or of arguments of its builder."""
-    spec = parse(text)
-    match = _GRAMMAR.fullmatch(text)
-    assert match is not None
-    texts = []
+    """Write a MODEL string once for each combination of values, of settings or of arguments of its builder.
+
+    Raises UsageError, with the nearest names, where it takes none of that name.
+    """
+    texts: list[str] = []
     for values in itertools.product(*over.values()):
         chosen = dict(zip(over, values, strict=True))
-        arguments = [f"{name}={_literal(value)}" for name, value in chosen.items() if name not in _KEYS]
+        arguments = {name: _literal(value) for name, value in chosen.items() if name not in _KEYS}
         settings = [f"{name}={value}" for name, value in chosen.items() if name in _KEYS]
-        called = ", ".join(filter(None, [(match["arguments"] or "").strip(), *arguments]))
-        own = ",".join(filter(None, [(match["settings"] or "")[1:].strip(), *settings]))
-        told = ", ".join([spec.label or "", *arguments, *settings]).translate(_IN_A_LABEL)
-        label = f"{told}=" if spec.label else ""
-        texts.append(f"{label}{spec.name}{f'({called})' if called else ''}{f'@{own}' if own else ''}")
+        if not texts:
+            refuse_unknown(text, arguments)
+        spec = parse(text)
+        told = ", ".join([spec.label or "", *map("=".join, chosen.items())]).translate(_IN_A_LABEL)
+        texts.append(_written(spec, told if spec.label else "", arguments, settings))
     return texts
+
+
+def with_argument(text: str, name: str, value: object) -> str:
+    """Write a MODEL string with another value of one argument of its builder."""
+    spec = parse(text)
+    return _written(spec, spec.label or "", {name: value}, [])
+
+
+def _written(spec: Spec, label: str, arguments: Mapping[str, Any], settings: Sequence[str]) -> str:
+    """Write a spec under a label, with arguments and settings beside its own or in their place."""
+    named = (f"{name}={value!r}" for name, value in {**spec.kwargs, **arguments}.items())
+    called = ", ".join([*map(repr, spec.args), *named])
+    match = _GRAMMAR.fullmatch(spec.text)
+    own = ",".join(filter(None, [((match and match["settings"]) or "")[1:].strip(), *settings]))
+    return f"{label and f'{label}='}{spec.name}{called and f'({called})'}{own and f'@{own}'}"
+
+
+def refuse_unknown(text: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError, with the nearest names, where a builder takes no argument of that name.
+
+    Other refusals are left to those who build it next.
+    """
+    spec = parse(text)
+    try:
+        resolve(_written(spec, "", arguments, []))
+    except UsageError as refusal:
+        unknown = next((name for name in arguments if f"unexpected keyword argument '{name}'" in str(refusal)), None)
+        if unknown is not None:
+            taken = resolve(text).arguments
+            near = nearest(unknown, [*taken, *_KEYS]) or f"; it takes {', '.join(taken) or 'none'}"
+            raise UsageError(f"{spec.name} takes no argument {unknown!r}, and there is no such setting{near}") from None
 
 
 def resolve(text: str) -> NamedModel:
@@ -455,10 +503,24 @@ def _named(
         return result
 
     module, fed = (on_meta and _built_on_meta(spec, builder)) or built()
-    name = spec.label or spec.text
+    found = NamedModel(
+        spec.label or spec.text, resolved, module, lambda: built()[0], arguments=_given(spec, signature, module)
+    )
     if isinstance(fed, Inputs):
-        return NamedModel(name, resolved, module, lambda: built()[0], inputs=fed.args)
-    return NamedModel(name, resolved, module, lambda: built()[0], input_size=fed)
+        return dataclasses.replace(found, inputs=fed.args)
+    return dataclasses.replace(found, input_size=fed)
+
+
+def _given(spec: Spec, signature: inspect.Signature, module: nn.Module) -> Mapping[str, Any]:
+    """Return a builder's arguments by name; those that it passes on are its network's."""
+    given = signature.bind(*spec.args, **spec.kwargs)
+    given.apply_defaults()
+    passed_on = next((name for name, each in signature.parameters.items() if each.kind is each.VAR_KEYWORD), None)
+    if passed_on is None:
+        return given.arguments
+    theirs = {name: each.default for name, each in _signature(type(module)).parameters.items()}
+    own = {name: value for name, value in given.arguments.items() if name != passed_on}
+    return {**theirs, **own, **given.arguments[passed_on]}
 
 
 def _built_on_meta(spec: Spec, builder: Callable[..., Built]) -> Built | None:

@@ -28,6 +28,7 @@ from cnnprof.records import (
     Bandwidth,
     Candidate,
     Category,
+    Cell,
     Contrast,
     Latency,
     MemoryProfile,
@@ -35,10 +36,11 @@ from cnnprof.records import (
     Moment,
     Peaks,
     Predicted,
+    RatioMap,
     Run,
     TimeRatio,
 )
-from cnnprof.reporting import limits, tables
+from cnnprof.reporting import limits, maps, tables
 
 WIDTH = 5.2
 
@@ -593,6 +595,56 @@ def _series(run: Run, mode: Mode) -> list[tuple[str, list[tuple[int, Latency]]]]
         for key, points in groups.items()
         if len({batch for batch, _ in points}) > 1
     ]
+
+
+# Ratios over two values ----------------------------------------------------------------------------------------------
+
+
+def ratio_map(drawn: RatioMap, mode: Mode) -> str:
+    """Draw a cell for each combination of values: how much faster it is, of how much fewer MACs it has.
+
+    The fuller a cell, the more is won of what MACs promise; a slower one has another colour, an unknown one none.
+    """
+    down, across = _map_axes(drawn)
+    rows, columns = drawn.axes[down], drawn.axes[across] if across else ("",)
+    with _canvas() as draw:
+        left, side, above = 1.0, 0.56, 0.52 if across else 0.3
+        figure = Figure(figsize=(WIDTH, side * len(rows) + above))
+        axes = _axes(figure, left, 0.0, WIDTH - left, side * len(rows))
+        for cell in drawn.cells:
+            values = dict(zip(drawn.axes, cell.values, strict=True))
+            _draw_cell(axes, cell, mode, columns.index(values.get(across, "")), rows.index(values[down]))
+        axes.set_xlim(0, len(columns))
+        axes.set_ylim(len(rows), 0)
+        axes.xaxis.tick_top()
+        axes.set_yticks([row + 0.5 for row in range(len(rows))], [_elided(value, 12) for value in rows])
+        most = int((WIDTH - left) / len(columns) / 0.085)
+        ticks = [_elided(value, most) for value in columns]
+        axes.set_xticks([column + 0.5 for column in range(len(ticks))], ticks, color=INK)
+        height = figure.get_figheight()
+        figure.text(0, 1 - (above - 0.14) / height, _elided(down, 12), color=MUTED, va="center")
+        figure.text(left / WIDTH, 1 - 0.14 / height, across, color=MUTED, va="center")
+        what = {"inference": "Forward pass", "training": "Training step"}[mode]
+        return draw(figure, f"{what} of {drawn.candidate} against {drawn.baseline}, over {' and '.join(drawn.axes)}")
+
+
+def _map_axes(drawn: RatioMap) -> tuple[str, str]:
+    """Return the axis that goes down and the one that goes across, which is the shorter; empty where there is none."""
+    first, second = (*drawn.axes, "")[:2]
+    return (second, first) if second and len(drawn.axes[second]) > len(drawn.axes[first]) else (first, second)
+
+
+def _draw_cell(axes: Axes, cell: Cell, mode: Mode, column: int, row: int) -> None:
+    ratio, macs, share = maps.time(cell, mode), cell.contrast.macs.ratio, maps.won(cell, mode)
+    colour = _STAND_INS[2 if ratio and ratio.verdict == "slower" else 1]
+    fill: Any = "none" if share is None else (colour, 0.08 + 0.5 * min(share, 1.0))
+    axes.add_patch(Rectangle((column + 0.015, row + 0.03), 0.97, 0.94, facecolor=fill, edgecolor=LINE, linewidth=0.8))
+    words = "?" if ratio else ""
+    if ratio and ratio.ratio and share is not None:
+        words = units.factor(1 / ratio.ratio)
+    axes.text(column + 0.5, row + 0.34, words, ha="center", va="center", fontweight="bold")
+    promised = f"of {units.factor(1 / macs)}" if macs else ""
+    axes.text(column + 0.5, row + 0.7, promised, ha="center", va="center", fontsize=8.5, color=MUTED)
 
 
 # Memory over a step --------------------------------------------------------------------------------------------------

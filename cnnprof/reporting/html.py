@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, Record, Run
-from cnnprof.reporting import figures, limits, memories, tables, tree
+from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, RatioMap, Record, Run
+from cnnprof.reporting import figures, limits, maps, memories, tables, tree
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def render(record: Record) -> str:
         return _templates().get_template("machine.html").render(_machine_view(record))
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.html").render(_memory_view(record))
+    if drawn := maps.of(record):
+        return _templates().get_template("map.html").render(_map_view(record, drawn))
     return _templates().get_template("report.html").render(_run_view(record))
 
 
@@ -65,7 +67,10 @@ def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
     if isinstance(record, MachineReport | MemoryProfile):
         return render(record)
-    view = _analysis_view(record) if isinstance(record, Analysis) else _head_view(record)
+    if isinstance(record, Analysis):
+        view = _analysis_view(record)
+    else:
+        view = _map_view(record, drawn) if (drawn := maps.of(record)) else _head_view(record)
     return _templates().get_template("fragment.html").render(view)
 
 
@@ -157,6 +162,28 @@ def _run_view(run: Run) -> dict[str, object]:
         ],
         "time_table": table and tables.known_columns(table),
         "session_table": tables.session_table(run),
+        "foot": tables.foot(run),
+    }
+
+
+def _map_view(run: Run, drawn: RatioMap) -> dict[str, object]:
+    pictures = [
+        {"label": _MODE_TITLES[mode], "svg": _picture(figures.ratio_map(drawn, mode))}
+        for mode in maps.modes(run, drawn)
+    ]
+    return {
+        "title": maps.title(drawn),
+        "header": f"{tables.header(run)} · {tables.day(run)}",
+        "headline": maps.sentences(run, drawn),
+        "bottom_line": "",
+        "doubts": tables.all_doubts(run),
+        "first": pictures[0]["svg"],
+        "pictures": pictures,
+        "table": maps.table(run, drawn),
+        "method": maps.METHOD,
+        "sessions_text": tables.sessions_text(run),
+        "matches": tables.matches(run),
+        "time_table": tables.time_table(run),
         "foot": tables.foot(run),
     }
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import jinja2
 
-from cnnprof.records import Analysis, MachineReport, MemoryProfile, Record, Run
-from cnnprof.reporting import limits, memories, tables, tree
+from cnnprof.records import Analysis, MachineReport, MemoryProfile, RatioMap, Record, Run
+from cnnprof.reporting import limits, maps, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -22,6 +22,8 @@ def render(record: Record) -> str:
         return _templates().get_template("machine.md").render(_machine_view(record))
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.md").render(_memory_view(record))
+    if drawn := maps.of(record):
+        return _templates().get_template("map.md").render(_map_view(record, drawn))
     return _templates().get_template("report.md").render(_run_view(record))
 
 
@@ -73,6 +75,21 @@ def _run_view(run: Run) -> dict[str, object]:
             if (roofs := limits.roof_table(profile, most=1000))
         ],
         "why": limits.why(run),
+        "foot": tables.foot(run),
+    }
+
+
+def _map_view(run: Run, drawn: RatioMap) -> dict[str, object]:
+    return {
+        "title": maps.title(drawn),
+        "header": f"{tables.header(run)} · {tables.day(run)}",
+        "headline": maps.sentences(run, drawn),
+        "doubts": tables.all_doubts(run),
+        "table": maps.table(run, drawn),
+        "method": maps.METHOD,
+        "sessions_text": tables.sessions_text(run),
+        "matches": tables.matches(run),
+        "time": tables.time_table(run),
         "foot": tables.foot(run),
     }
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cnnprof import units
 from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Record, Run
-from cnnprof.reporting import limits, memories, tables, tree
+from cnnprof.reporting import limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -74,9 +74,13 @@ def memory(profile: MemoryProfile) -> RenderableType:
 
 
 def _closing_lines(document: Run) -> Iterable[RenderableType]:
-    for line in (tables.bottom_line(document), limits.why(document)):
+    drawn = maps.of(document)
+    won = maps.sentences(document, drawn) if drawn else ()
+    for line in (*won, *tables.matches(document), tables.bottom_line(document), limits.why(document)):
         if line:
             yield Text(line)
+    if drawn:
+        yield Text(maps.METHOD, style="dim")
     yield Text(tables.sessions_text(document), style="dim")
     for doubt in document.doubts:
         yield doubt_line(doubt.about, doubt.message, doubt.hint)
@@ -93,6 +97,9 @@ MOST_ACROSS = 3
 
 
 def _summary(document: Run) -> Iterable[RenderableType]:
+    if drawn := maps.of(document):
+        yield Fitted(maps.table(document, drawn))
+        return
     if len(document.profiles) <= MOST_ACROSS:
         yield summary(document)
         return
