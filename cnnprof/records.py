@@ -78,6 +78,32 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A product in symbols, and its factors in numbers: k·k·C_in·C_out, (3, 3, 256, 256)."""
+
+    symbols: str
+    factors: Size
+
+    @property
+    def value(self) -> int:
+        """What it makes."""
+        return math.prod(self.factors)
+
+
+@dataclass(frozen=True)
+class Working:
+    """How a layer's numbers come about, as sums of products; none where there is no number, or no formula for it."""
+
+    path: str
+    params: tuple[Term, ...]
+    """A product for each parameter tensor that the layer owns."""
+    macs: tuple[Term, ...]
+    """A product for each operator of the given batch, equal ones taken together."""
+    biases: int = 0
+    """Of its parameters, those that are added: one-dimensional tensors that are named so, shifts of norms too."""
+
+
+@dataclass(frozen=True)
 class Uncounted:
     """An operator that has no formula and is not known to be free of multiply-accumulates."""
 
@@ -167,6 +193,8 @@ class Analysis(Shown):
     opinions: tuple[Opinion, ...] = ()
     """Other tools that were asked."""
     doubts: tuple[Doubt, ...] = ()
+    working: tuple[Working, ...] = ()
+    """How the numbers of the layers that have some come about."""
 
     @property
     def params(self) -> int:

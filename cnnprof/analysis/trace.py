@@ -35,10 +35,12 @@ class Row:
     path: str
     kind: str
     detail: str
+    module: nn.Module
     calls: int = 0
     input_shape: Size | None = None
     output_shape: Size | None = None
-    params: tuple[torch.Tensor, ...] = ()
+    params: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Its own by their names; of tensors that several modules share, the first has them."""
     effects: list[Effect] = field(default_factory=list)
     backward: list[Effect] = field(default_factory=list)
     weight_gradient_macs: int = 0
@@ -158,7 +160,7 @@ def traced(
 
 
 def _rows(shadow: Shadow) -> dict[str, Row]:
-    return {path: Row(path, type(part).__name__, detail(part)) for path, part in shadow.clones.items()}
+    return {path: Row(path, type(part).__name__, detail(part), part) for path, part in shadow.clones.items()}
 
 
 # Rungs ---------------------------------------------------------------------------------------------------------------
@@ -408,9 +410,10 @@ def _own_parameters(shadow: Shadow, rows: Mapping[str, Row]) -> None:
     """Give each parameter tensor to the first module that holds it."""
     seen: set[int] = set()
     for path, clone in shadow.clones.items():
-        own = [tensor for tensor in clone._parameters.values() if tensor is not None and id(tensor) not in seen]
-        rows[path].params = tuple(own)
-        seen.update(map(id, own))
+        named = clone._parameters.items()
+        own = {name: tensor for name, tensor in named if tensor is not None and id(tensor) not in seen}
+        rows[path].params = own
+        seen.update(map(id, own.values()))
 
 
 def detail(part: nn.Module) -> str:

@@ -121,6 +121,16 @@ def _run_view(run: Run) -> dict[str, object]:
         "cards": _run_cards(run),
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
+        "workings": [
+            {
+                "name": profile.name,
+                "colour": _colour(run, run.profiles.index(profile)),
+                "tables": tables.working_tables(profile.analysis),
+                "note": tables.working_note(profile.analysis),
+            }
+            for profile in tables.analyzed(run)
+            if profile.analysis and profile.analysis.working
+        ],
         "layers": [section for i, profile in enumerate(run.profiles) if (section := _section(run, profile, i))],
         "times": [
             {"label": label, "svg": picture}
@@ -206,6 +216,8 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "every": every if len(every.rows) > len(table.rows) else None,
         "counted": tables.not_counted(analysis),
         "complete": not analysis.uncounted,
+        "working": tables.working_tables(analysis) if analysis.working else (),
+        "working_note": tables.working_note(analysis),
         "training": tables.training_text(analysis),
         "opinions": tables.opinions(analysis),
         "uncounted": analysis.uncounted,

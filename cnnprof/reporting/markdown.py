@@ -50,6 +50,11 @@ def _run_view(run: Run) -> dict[str, object]:
         "summary": summary(run),
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
+        "workings": [
+            (profile.name, tables.working_tables(profile.analysis), tables.working_note(profile.analysis))
+            for profile in tables.analyzed(run)
+            if profile.analysis and profile.analysis.working
+        ],
         "layers": [
             {
                 "name": profile.name,
@@ -86,6 +91,8 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "opinions": tables.opinions(analysis),
         "doubts": analysis.doubts,
         "table": tree.table(analysis, depth=1000),
+        "working": tables.working_tables(analysis) if analysis.working else (),
+        "working_note": tables.working_note(analysis),
         "uncounted": analysis.uncounted,
         "uncalled": analysis.uncalled,
         "foot": tables.analysis_foot(analysis),
