@@ -8,6 +8,7 @@ from torch import nn
 from cnnprof.analysis import working
 from cnnprof.analysis.operators import Effect
 from cnnprof.analysis.opinions import Tool, opinion
+from cnnprof.analysis.structure import structure
 from cnnprof.analysis.trace import RUNGS, Refused, Row, Trace, climbed, has_no_values
 from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs
@@ -52,6 +53,7 @@ def analyze(
         conventions=_books(trace),
         opinions=tuple(opinion(tool, trace, real, inputs) for tool in tools),
         doubts=_unregistered(trace, model),
+        structure=structure(trace.flow.nodes, layers) if trace.flow else None,
         working=tuple(
             _working(row, layer)
             for row, layer in zip(trace.rows.values(), layers, strict=True)

@@ -95,7 +95,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._parts:
             self._parts[-1].append(effect)
         else:
-            self._listener(effect, taken if key is not None else list(_flat(args)), output)
+            self._listener(effect, taken if key is not None else list(flat(args)), output)
         return output
 
     def _performed(self, func: Any, args: Any, kwargs: Any, repeatable: bool) -> tuple[Output, Effect]:
@@ -142,8 +142,8 @@ def _effect(name: str, args: Any, output: Output) -> Effect:
         weight_gradient_macs=backward(args, output) if backward is not None else 0,
         terms=in_symbols(args, output) if in_symbols is not None else (),
         activations=size if formula is not None else 0,
-        read_bytes=0 if still else _bytes(_flat(args)),
-        written_bytes=0 if still else _bytes(_flat((output,))),
+        read_bytes=0 if still else _bytes(flat(args)),
+        written_bytes=0 if still else _bytes(flat((output,))),
         biases=size if adds_bias is not None and adds_bias(args) else 0,
         pooled=size if name in conventions.MAX_POOLS else 0,
         torch_misses=macs if name in conventions.TORCH_MISSES else 0,
@@ -178,7 +178,7 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
     )
 
 
-def _flat(values: Any) -> Iterator[torch.Tensor]:
+def flat(values: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors of an operator's arguments, which nest one level deep."""
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -188,7 +188,7 @@ def _flat(values: Any) -> Iterator[torch.Tensor]:
 
 
 def _first(output: Output) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else next(_flat((output,)))
+    return output if isinstance(output, torch.Tensor) else next(flat((output,)))
 
 
 def _bytes(tensors: Iterator[torch.Tensor]) -> int:

@@ -21,6 +21,7 @@ from cnnprof.analysis import conventions, costs
 from cnnprof.analysis import shadow as shadows
 from cnnprof.analysis.operators import Effect, Watch
 from cnnprof.analysis.shadow import Shadow, undisturbed
+from cnnprof.analysis.structure import Flow
 from cnnprof.errors import UsageError, first_line
 from cnnprof.inputs import Inputs, first_floating, tensors_in
 from cnnprof.records import Mode, Rung, Size
@@ -72,6 +73,8 @@ class Trace:
     calls: Sequence[Call] = ()
     """Every operator of the forward pass in its order, where they were asked for."""
     outputs: Sequence[torch.Tensor] = ()
+    flow: Flow | None = None
+    """Of a forward pass without values."""
 
     def used(self) -> Iterator[tuple[Call, bool]]:
         """Yield every call, the last first, and whether what it made reaches an output."""
@@ -142,7 +145,8 @@ def traced(
             shadow, fed = Shadow(module, stand_in, training), _fed(given, stand_in)
         if shadow.is_lazy:
             _Walk(shadow, _rows(shadow)).shape(fed)
-        walk = _Walk(shadow, rows := _rows(shadow))
+        flow = None if training or rung == "cpu" else Flow(tensors_in((fed.args, dict(fed.kwargs))))
+        walk = _Walk(shadow, rows := _rows(shadow), flow)
         walk.enter_modules()
         listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
         output = walk.run(fed, Watch(listener, remember and rung == "meta" and not keep_calls), training)
@@ -156,6 +160,7 @@ def traced(
         unregistered=sum(tensor.numel() for tensor in shadow.unregistered),
         calls=walk.calls,
         outputs=tuple(tensors_in(output)) if keep_calls else (),
+        flow=flow,
     )
 
 
@@ -247,8 +252,8 @@ def _fed(given: Inputs, stand_in: shadows.StandIn) -> Inputs:
 class _Walk:
     """Where a pass is, and what it leaves in the rows."""
 
-    def __init__(self, shadow: Shadow, rows: Mapping[str, Row]) -> None:
-        self._shadow, self._rows = shadow, rows
+    def __init__(self, shadow: Shadow, rows: Mapping[str, Row], flow: Flow | None = None) -> None:
+        self._shadow, self._rows, self._flow = shadow, rows, flow
         self._stack = [rows[""]]
         self.calls: list[Call] = []
         self._hidden = False
@@ -329,6 +334,8 @@ class _Walk:
         """Give an operator to the module that was entered last."""
         self._stack[-1].effects.append(effect.hidden() if self._hidden else effect)
         self._used.update(map(id, taken))
+        if self._flow is not None:
+            self._flow.heard(self._stack[-1].path, effect, taken, output)
 
     def kept(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give an operator to its module, and keep it with its tensors."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jinja2
 
 from cnnprof.records import Analysis, MachineReport, MemoryProfile, Record, Run
-from cnnprof.reporting import limits, memories, tables, tree
+from cnnprof.reporting import drawing, limits, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -51,7 +51,12 @@ def _run_view(run: Run) -> dict[str, object]:
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
         "workings": [
-            (profile.name, tables.working_tables(profile.analysis), tables.working_note(profile.analysis))
+            (
+                profile.name,
+                drawing.text(profile.analysis.structure),
+                tables.working_tables(profile.analysis),
+                tables.working_note(profile.analysis),
+            )
             for profile in tables.analyzed(run)
             if profile.analysis and profile.analysis.working
         ],
@@ -91,6 +96,7 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "opinions": tables.opinions(analysis),
         "doubts": analysis.doubts,
         "table": tree.table(analysis, depth=1000),
+        "drawing": drawing.text(analysis.structure),
         "working": tables.working_tables(analysis) if analysis.working else (),
         "working_note": tables.working_note(analysis),
         "uncounted": analysis.uncounted,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cnnprof import units
 from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Record, Run
-from cnnprof.reporting import limits, memories, tables, tree
+from cnnprof.reporting import drawing, limits, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -176,7 +176,10 @@ def grid_of(table: tables.Table, dropped: Collection[str] = ()) -> Grid:
 
 
 def working(record: Analysis) -> Iterable[RenderableType]:
-    """Each layer's parameters and MACs in symbols and in numbers."""
+    """The structure where it fits in lines, and each layer's parameters and MACs in symbols and in numbers."""
+    drawn = drawing.text(record.structure)
+    if drawn:
+        yield Text(f"{drawn}\n", no_wrap=True)
     for table in tables.working_tables(record):
         yield Text(f"{table.title}:", style="dim")
         yield Fitted(table)
