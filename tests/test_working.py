@@ -123,14 +123,14 @@ def test_a_batch_calls_and_passes_are_factors():
 
 
 REGULAR = (
-    "regular has 3·3·256·256 + 256 = 590,080, twice: 1,180,160, 1,179,648 without biases.",
+    "regular has 3·3·256·256 + 256 = 590,080, twice: 1,180,160 (1,179,648 without biases).",
     "regular takes 3·3·256·256·56·56 = 1,849,688,064, twice: 3,699,376,128 MACs an image.",
 )
 BOTTLENECK = (
-    "bottleneck has 1·1·256·64 + 64 = 16,448, 3·3·64·64 + 64 = 36,928 and 1·1·64·256 + 256 = 16,640: "
-    "16,448 + 36,928 + 16,640 = 70,016, 69,632 without biases.",
+    "bottleneck has 1·1·256·64 + 64 = 16,448, 3·3·64·64 + 64 = 36,928 and 1·1·64·256 + 256 = 16,640; "
+    "together 16,448 + 36,928 + 16,640 = 70,016 (69,632 without biases).",
     "bottleneck takes 1·1·256·64·56·56 = 51,380,224, 3·3·64·64·56·56 = 115,605,504 and "
-    "1·1·64·256·56·56 = 51,380,224: 51,380,224 + 115,605,504 + 51,380,224 = 218,365,952 MACs an image.",
+    "1·1·64·256·56·56 = 51,380,224; together 51,380,224 + 115,605,504 + 51,380,224 = 218,365,952 MACs an image.",
 )
 
 
@@ -178,13 +178,13 @@ def test_a_large_network_is_worked_out_in_few_lines():
 def test_the_working_stands_in_every_form(blocks):
     for record in (blocks, blocks.profiles[1].analysis):
         for source in (reporting.as_markdown(record), reporting.as_html(record)):
-            for words in ("The working", "1·1·256·64 + 64 = 16,448", "69,632", "C_in channels in"):
+            for words in ("The working", "1·1·256·64 + 64 = 16,448", "69,632", "C_in: channels in"):
                 assert words in source.replace("\n", " ").replace("\\_", "_")
 
 
 def test_the_legend_explains_what_is_used_and_no_more():
     said = workings.legend(cnnprof.analyze(nn.ConvTranspose1d(2, 3, 4), (2, 5)))
-    assert said == ("k side of a kernel, C_in channels in, C_out channels out, L length of the output; "
+    assert said == ("k: side of a kernel; C_in: channels in; C_out: channels out; L: length of the output; "
                     "lengths of a transposed convolution are its input's.")  # fmt: skip
     assert "parameter tensors' own names" in workings.legend(cnnprof.analyze(nn.LSTM(4, 3), (2, 4)))
     assert workings.legend(cnnprof.analyze(nn.ReLU(), (2, 4))) == ""

@@ -466,7 +466,7 @@ def _params_sentence(profile: Candidate) -> str:
     assert profile.analysis
     found = workings.sums(profile.analysis, "params")
     without = workings.without_biases(found)
-    biases = f", {units.integer(without)} without biases" if profile.analysis.working else ""
+    biases = f" ({units.integer(without)} without biases)" if profile.analysis.working else ""
     return f"{profile.name} has {_worked_out(found, units.integer(profile.analysis.params))}{biases}."
 
 
@@ -480,7 +480,7 @@ def _worked_out(found: Sequence[workings.Sum], whole: str) -> str:
     if len(found) > _MOST_QUOTED or not all(each.terms for each in found):
         return f"{total} = {whole}" if total else whole
     quoted = _enumerated([each.said for each in found])
-    return quoted if len(found) == 1 else f"{quoted}: {total} = {whole}"
+    return quoted if len(found) == 1 else f"{quoted}; together {total} = {whole}"
 
 
 def _macs_sentence(profile: Candidate) -> str:

@@ -124,7 +124,7 @@ def legend(analysis: Analysis) -> str:
     """Explain the symbols that are used; empty where there are none."""
     terms = [term for each in analysis.working for term in (*each.params, *each.macs)]
     used = {letter for term in terms for factor in term.symbols.split("·") for letter in factor.split("/")}
-    said = ", ".join(f"{letter} {meaning}" for letter, meaning in _LETTERS.items() if letter in used)
+    said = "; ".join(f"{letter}: {meaning}" for letter, meaning in _LETTERS.items() if letter in used)
     transposed = "lengths of a transposed convolution are its input's" if _transposed(analysis) else ""
     named = f"{'other symbols' if said else 'symbols'} are parameter tensors' own names"
     parts = [said, transposed, named if used - set(_LETTERS) else ""]
