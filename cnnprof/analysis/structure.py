@@ -148,7 +148,7 @@ class _Modules:
     def name(self, path: str) -> str:
         """Name a container by its children where they are alike, 3 x Bottleneck, else by its own name."""
         row, below = self.rows[path], self.below(path)
-        if row.kind not in ("Sequential", "ModuleList"):
+        if row.kind not in ("Sequential", "ModuleList") or not below:
             return f"{row.kind} {row.detail}".strip()
         kinds = {self.rows[child].kind for child in below}
         if len(kinds) > 1:
