@@ -147,6 +147,9 @@ Output = Annotated[
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no files.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and no table.")]
+ShowWork = Annotated[
+    bool, typer.Option("--show-work", help="Show how parameters and MACs come about, in symbols and in numbers.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if an operator was not counted.")]
 Depth = Annotated[int, typer.Option("--depth", help="Levels of the tree of layers.")]
 Sort = Annotated[str | None, typer.Option("--sort", help="By params, macs or activations.")]
@@ -183,6 +186,7 @@ def compare(
     over: Over = None,
     roofline: Roofline = False,
     erf: Erf = False,
+    show_work: ShowWork = False,
     seed: Seed = 42,
     allocator: Allocator = "kept",
     cudnn_benchmark: CudnnBenchmark = None,
@@ -227,6 +231,7 @@ def profile(
     over: Over = None,
     roofline: Roofline = False,
     erf: Erf = False,
+    show_work: ShowWork = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE.json", help="Save a profiled pass in Chrome's format.")
     ] = None,
@@ -254,6 +259,7 @@ def analyze(
     depth: Depth = 2,
     sort: Sort = None,
     cross_check: Annotated[bool, typer.Option("--cross-check", help="Ask fvcore, too.")] = False,
+    show_work: ShowWork = False,
     explain: Annotated[
         str | None,
         typer.Option("--explain", help="Run fvcore or torch, and itemise the difference by layer and cause."),
@@ -279,7 +285,7 @@ def analyze(
         if not (as_json or quiet):
             from cnnprof.reporting import terminal
 
-            console.print(terminal.renderable(record, depth, sort, explain=explain is not None))
+            console.print(terminal.renderable(record, depth, sort, explain is not None, show_work))
     if as_json:
         _print_json(record)
     _save(record, targets)
@@ -488,7 +494,7 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
                 run = interrupted.run
         targets = keeper.finish(run)
         if not (options["quiet"] or options["as_json"]):
-            console.print(terminal.renderable(run))
+            console.print(terminal.renderable(run, show_work=options["show_work"]))
             if targets:
                 took = f"{time.perf_counter() - STARTED:.0f} s"
                 console.print(f"Report  {_said(targets)}  {took}", highlight=False, soft_wrap=True)

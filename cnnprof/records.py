@@ -78,6 +78,65 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A product in symbols, and its factors in numbers: k·k·C_in·C_out, (3, 3, 256, 256)."""
+
+    symbols: str
+    factors: Size
+
+    @property
+    def value(self) -> int:
+        """What it makes."""
+        return math.prod(self.factors)
+
+
+@dataclass(frozen=True)
+class Working:
+    """How a layer's numbers come about, as sums of products; none where there is no number, or no formula for it."""
+
+    path: str
+    params: tuple[Term, ...]
+    """A product for each parameter tensor that the layer owns."""
+    macs: tuple[Term, ...]
+    """A product for each operator of the given batch, equal ones taken together."""
+    biases: int = 0
+    """Of its parameters, those that are added: one-dimensional tensors that are named so, shifts of norms too."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A place of a network's structure: what feeds it, and what it is called in a drawing."""
+
+    kind: Literal["input", "box", "junction", "activation"]
+    """A box has MACs: an operator, or a stage; a junction joins paths; an activation follows a junction."""
+    label: str
+    before: tuple[int, ...]
+    """The nodes that feed it, by their place in the structure; all stand before it."""
+    path: str = ""
+    channels: int | None = None
+    """Of its output; the length of a vector where there are no channels."""
+    macs: int = 0
+    output_shape: Size | None = None
+    """Of a stage, with the batch."""
+    times: int = 1
+    """Stages alike, each of which feeds the next, that it stands for."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How data flows through a network, as the forward pass showed it."""
+
+    nodes: tuple[Node, ...]
+    shows: Literal["operators", "stages", "chain"]
+    """Every operator that has MACs; or stages with what connects them; or stages in their order, without skips."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where there are no nodes, or a node is fed by none that stands before it."""
+        if not self.nodes or any(not 0 <= s < place for place, node in enumerate(self.nodes) for s in node.before):
+            raise ValueError("its nodes are none, or not in their order")
+
+
+@dataclass(frozen=True)
 class Uncounted:
     """An operator that has no formula and is not known to be free of multiply-accumulates."""
 
@@ -167,6 +226,10 @@ class Analysis(Shown):
     opinions: tuple[Opinion, ...] = ()
     """Other tools that were asked."""
     doubts: tuple[Doubt, ...] = ()
+    working: tuple[Working, ...] = ()
+    """How the numbers of the layers that have some come about."""
+    structure: Structure | None = None
+    """None where nothing has MACs, in training, and where a pass was run with values."""
 
     @property
     def params(self) -> int:

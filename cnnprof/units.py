@@ -175,6 +175,19 @@ def strides(steps: tuple[float, ...] | None) -> str:
     return said[0] if len(set(said)) == 1 else "x".join(said)
 
 
+def product(factors: tuple[int, ...]) -> str:
+    """(3, 3, 256, 256) -> 3·3·256·256."""
+    return "·".join(map(str, factors)) or "1"
+
+
+_TIMES = {1: "once", 2: "twice"}
+
+
+def times(number: int) -> str:
+    """2 -> twice, 3 -> 3 times."""
+    return _TIMES.get(number, f"{number:,} times")
+
+
 def bar(share: float | None, width: int = 20) -> str:
     """A share of 1 as a bar of eighths of a block, so that a text shows what a figure would."""
     if not share or share < 0:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
+from cnnprof.analysis import working
 from cnnprof.analysis.operators import Effect
 from cnnprof.analysis.opinions import Tool, opinion
+from cnnprof.analysis.structure import structure
 from cnnprof.analysis.trace import RUNGS, Refused, Row, Trace, climbed, has_no_values
 from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs
-from cnnprof.records import Analysis, Books, Doubt, Layer, Mode, Rung, Size, Totals, Uncounted
+from cnnprof.records import Analysis, Books, Doubt, Layer, Mode, Rung, Size, Totals, Uncounted, Working
 
 
 def analyze(
@@ -51,6 +53,12 @@ def analyze(
         conventions=_books(trace),
         opinions=tuple(opinion(tool, trace, real, inputs) for tool in tools),
         doubts=_unregistered(trace, model),
+        structure=structure(trace.flow.nodes, layers) if trace.flow else None,
+        working=tuple(
+            _working(row, layer)
+            for row, layer in zip(trace.rows.values(), layers, strict=True)
+            if layer.params or layer.macs
+        ),
     )
 
 
@@ -62,7 +70,7 @@ def _layer(row: Row, mode: Mode) -> Layer:
         path=row.path,
         kind=row.kind,
         calls=row.calls,
-        params=sum(tensor.numel() for tensor in row.params),
+        params=sum(tensor.numel() for tensor in row.params.values()),
         macs=sum(effect.macs for effect in effects),
         activations=sum(effect.activations for effect in row.effects),
         input_shape=row.input_shape,
@@ -75,8 +83,18 @@ def _layer(row: Row, mode: Mode) -> Layer:
     )
 
 
+def _working(row: Row, layer: Layer) -> Working:
+    terms = [term for effect in row.effects for term in effect.terms]
+    return Working(
+        path=row.path,
+        params=working.of_parameters(row.module, row.params),
+        macs=working.of_products(terms, sum(effect.macs for effect in row.effects), layer.macs),
+        biases=sum(tensor.numel() for name, tensor in row.params.items() if working.is_bias(name, tensor)),
+    )
+
+
 def _totals(trace: Trace, layers: Sequence[Layer]) -> Totals:
-    parameters = [tensor for row in trace.rows.values() for tensor in row.params]
+    parameters = [tensor for row in trace.rows.values() for tensor in row.params.values()]
     return Totals(
         params=sum(layer.params for layer in layers),
         trainable_params=sum(tensor.numel() for tensor in parameters if tensor.requires_grad),

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnprof.analysis import conventions, costs, shapes
+from cnnprof.analysis import conventions, costs, shapes, working
+from cnnprof.records import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Effect:
     macs: int = 0
     weight_gradient_macs: int = 0
     """Of `macs`, those that a backward operator spends on the gradient of weights."""
+    terms: tuple[Term, ...] = ()
+    """The products that `macs` are the sum of; none where there is no formula in symbols."""
     activations: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
@@ -91,7 +95,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._parts:
             self._parts[-1].append(effect)
         else:
-            self._listener(effect, taken if key is not None else list(_flat(args)), output)
+            self._listener(effect, taken if key is not None else list(flat(args)), output)
         return output
 
     def _performed(self, func: Any, args: Any, kwargs: Any, repeatable: bool) -> tuple[Output, Effect]:
@@ -130,14 +134,16 @@ def _effect(name: str, args: Any, output: Output) -> Effect:
     macs = formula(args, output) if formula is not None else 0
     size = _first(output).numel() if formula is not None or name in conventions.MAX_POOLS else 0
     adds_bias = conventions.BIASES.get(name)
+    in_symbols = working.TERMS.get(name)
     flops = conventions.FVCORE_FLOPS.get(name)
     return Effect(
         operator=name,
         macs=macs,
         weight_gradient_macs=backward(args, output) if backward is not None else 0,
+        terms=in_symbols(args, output) if in_symbols is not None else (),
         activations=size if formula is not None else 0,
-        read_bytes=0 if still else _bytes(_flat(args)),
-        written_bytes=0 if still else _bytes(_flat((output,))),
+        read_bytes=0 if still else _bytes(flat(args)),
+        written_bytes=0 if still else _bytes(flat((output,))),
         biases=size if adds_bias is not None and adds_bias(args) else 0,
         pooled=size if name in conventions.MAX_POOLS else 0,
         torch_misses=macs if name in conventions.TORCH_MISSES else 0,
@@ -159,6 +165,7 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
         operator=name,
         calls=sum(part.calls for part in parts),
         macs=sum(part.macs for part in parts),
+        terms=tuple(chain.from_iterable(part.terms for part in parts)),
         activations=sum(part.activations for part in parts),
         read_bytes=sum(part.read_bytes for part in parts),
         written_bytes=sum(part.written_bytes for part in parts),
@@ -171,7 +178,7 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
     )
 
 
-def _flat(values: Any) -> Iterator[torch.Tensor]:
+def flat(values: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors of an operator's arguments, which nest one level deep."""
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -181,7 +188,7 @@ def _flat(values: Any) -> Iterator[torch.Tensor]:
 
 
 def _first(output: Output) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else next(_flat((output,)))
+    return output if isinstance(output, torch.Tensor) else next(flat((output,)))
 
 
 def _bytes(tensors: Iterator[torch.Tensor]) -> int:

@@ -21,6 +21,7 @@ from cnnprof.analysis import conventions, costs
 from cnnprof.analysis import shadow as shadows
 from cnnprof.analysis.operators import Effect, Watch
 from cnnprof.analysis.shadow import Shadow, undisturbed
+from cnnprof.analysis.structure import Flow
 from cnnprof.errors import UsageError, first_line
 from cnnprof.inputs import Inputs, first_floating, tensors_in
 from cnnprof.records import Mode, Rung, Size
@@ -35,10 +36,12 @@ class Row:
     path: str
     kind: str
     detail: str
+    module: nn.Module
     calls: int = 0
     input_shape: Size | None = None
     output_shape: Size | None = None
-    params: tuple[torch.Tensor, ...] = ()
+    params: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Its own by their names; of tensors that several modules share, the first has them."""
     effects: list[Effect] = field(default_factory=list)
     backward: list[Effect] = field(default_factory=list)
     weight_gradient_macs: int = 0
@@ -70,6 +73,8 @@ class Trace:
     calls: Sequence[Call] = ()
     """Every operator of the forward pass in its order, where they were asked for."""
     outputs: Sequence[torch.Tensor] = ()
+    flow: Flow | None = None
+    """Of a forward pass without values."""
 
     def used(self) -> Iterator[tuple[Call, bool]]:
         """Yield every call, the last first, and whether what it made reaches an output."""
@@ -140,7 +145,8 @@ def traced(
             shadow, fed = Shadow(module, stand_in, training), _fed(given, stand_in)
         if shadow.is_lazy:
             _Walk(shadow, _rows(shadow)).shape(fed)
-        walk = _Walk(shadow, rows := _rows(shadow))
+        flow = None if training or rung == "cpu" else Flow(tensors_in((fed.args, dict(fed.kwargs))))
+        walk = _Walk(shadow, rows := _rows(shadow), flow)
         walk.enter_modules()
         listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
         output = walk.run(fed, Watch(listener, remember and rung == "meta" and not keep_calls), training)
@@ -154,11 +160,12 @@ def traced(
         unregistered=sum(tensor.numel() for tensor in shadow.unregistered),
         calls=walk.calls,
         outputs=tuple(tensors_in(output)) if keep_calls else (),
+        flow=flow,
     )
 
 
 def _rows(shadow: Shadow) -> dict[str, Row]:
-    return {path: Row(path, type(part).__name__, detail(part)) for path, part in shadow.clones.items()}
+    return {path: Row(path, type(part).__name__, detail(part), part) for path, part in shadow.clones.items()}
 
 
 # Rungs ---------------------------------------------------------------------------------------------------------------
@@ -245,8 +252,8 @@ def _fed(given: Inputs, stand_in: shadows.StandIn) -> Inputs:
 class _Walk:
     """Where a pass is, and what it leaves in the rows."""
 
-    def __init__(self, shadow: Shadow, rows: Mapping[str, Row]) -> None:
-        self._shadow, self._rows = shadow, rows
+    def __init__(self, shadow: Shadow, rows: Mapping[str, Row], flow: Flow | None = None) -> None:
+        self._shadow, self._rows, self._flow = shadow, rows, flow
         self._stack = [rows[""]]
         self.calls: list[Call] = []
         self._hidden = False
@@ -327,6 +334,8 @@ class _Walk:
         """Give an operator to the module that was entered last."""
         self._stack[-1].effects.append(effect.hidden() if self._hidden else effect)
         self._used.update(map(id, taken))
+        if self._flow is not None:
+            self._flow.heard(self._stack[-1].path, effect, taken, output)
 
     def kept(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give an operator to its module, and keep it with its tensors."""
@@ -408,9 +417,10 @@ def _own_parameters(shadow: Shadow, rows: Mapping[str, Row]) -> None:
     """Give each parameter tensor to the first module that holds it."""
     seen: set[int] = set()
     for path, clone in shadow.clones.items():
-        own = [tensor for tensor in clone._parameters.values() if tensor is not None and id(tensor) not in seen]
-        rows[path].params = tuple(own)
-        seen.update(map(id, own))
+        named = clone._parameters.items()
+        own = {name: tensor for name, tensor in named if tensor is not None and id(tensor) not in seen}
+        rows[path].params = own
+        seen.update(map(id, own.values()))
 
 
 def detail(part: nn.Module) -> str:

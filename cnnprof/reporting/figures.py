@@ -132,8 +132,8 @@ def ratios(run: Run) -> str | None:
         _draw_rows(axes, rows, heights, pitch)
         _log_axis(axes, [mark for _, marks in rows for mark in marks])
         axes.set_ylim(sum(heights), 0)
-        axes.set_xlabel(f"times better than {_elided(baseline, 26)}  (log scale)", labelpad=6, color=MUTED)
-        axes.text(1, -0.09, f"{_elided(baseline, 18)} = 1", ha="center", va="bottom", color=MUTED)
+        axes.set_xlabel(f"times better than {elided(baseline, 26)}  (log scale)", labelpad=6, color=MUTED)
+        axes.text(1, -0.09, f"{elided(baseline, 18)} = 1", ha="center", va="bottom", color=MUTED)
         if legend:
             _legend(figure, [(i, contrast.name) for i, contrast in enumerate(contrasts, 1)])
         names = ", ".join(contrast.name for contrast in contrasts)
@@ -336,7 +336,7 @@ def _bar_values(axes: Axes, values: Sequence[float | None], text: Callable[[floa
 
 
 def _label_rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), [_elided(label, 19, keep="end") for label in labels])
+    axes.set_yticks(range(len(labels)), [elided(label, 19, keep="end") for label in labels])
     axes.set_xticks([])
     axes.spines["left"].set_visible(True)
 
@@ -365,7 +365,7 @@ def times(run: Run, mode: Mode) -> str | None:
             bottom -= above + height
             axes = _axes(figure, 1.0, bottom, WIDTH - 1.2, height)
             _draw_strip(axes, latency, unit, _STAND_INS[colour])
-            axes.set_title(_elided(name, 17), loc="left", fontsize=10.5, fontweight="bold", pad=7)
+            axes.set_title(elided(name, 17), loc="left", fontsize=10.5, fontweight="bold", pad=7)
             axes.set_title(_median_words(latency, unit), loc="right", fontsize=10, color=MUTED, pad=7)
             bottom -= below
         axes.set_xlabel(f"{unit.name} a call, each dot one", color=MUTED, labelpad=4)
@@ -760,7 +760,7 @@ def _svg(figure: Figure, description: str) -> str:
         svg = svg.replace(stand_in, css)
     svg = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", svg)
     svg = _own_ids(svg, hashlib.sha256((description + svg).encode()).hexdigest()[:8])
-    label = escape(_printable(description), quote=True)
+    label = escape(printable(description), quote=True)
     look = 'stroke-linejoin="round" style="width: 100%; height: auto"'
     head = f'<svg class="cnnprof-figure" role="img" aria-label="{label}" {look}'
     return re.sub(r"<svg ([^>]*?)>", lambda match: f"{head} {_without_size(match[1])}>", svg, count=1)
@@ -798,17 +798,17 @@ def _legend(figure: Figure, entries: Iterable[tuple[int, str]]) -> None:
         x, y = 0.14 + place * each, height - 0.17
         figure.text(x / width, y / height, "●", color=_colour(index), ha="center", va="center")
         most = max(4, int((each - 0.25) / 0.085))
-        figure.text((x + 0.12) / width, y / height, _elided(name, most), ha="left", va="center")
+        figure.text((x + 0.12) / width, y / height, elided(name, most), ha="left", va="center")
 
 
-def _elided(name: str, most: int, keep: str = "start") -> str:
+def elided(name: str, most: int, keep: str = "start") -> str:
     """Shorten a name that would not fit."""
-    name = _printable(name)
+    name = printable(name)
     if len(name) <= most:
         return name
     return f"…{name[1 - most :]}" if keep == "end" else f"{name[: most - 1]}…"
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Replace what XML cannot hold."""
     return "".join(letter if letter.isprintable() else " " for letter in name)

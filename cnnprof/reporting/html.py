@@ -5,7 +5,7 @@ Templates hold the markup, tables and units the text, figures the pictures; here
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from cnnprof import units
 from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, RatioMap, Record, Run
-from cnnprof.reporting import figures, limits, maps, memories, tables, tree
+from cnnprof.reporting import drawing, figures, limits, maps, memories, tables, tree
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,14 @@ class Section:
     figure: Markup | None
     counted: str
     complete: bool
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """The structures of networks by name and colour, and how to read them."""
+
+    drawn: tuple[tuple[str, int, Markup], ...]
+    caption: str
 
 
 def render(record: Record) -> str:
@@ -135,6 +143,19 @@ def _run_view(run: Run) -> dict[str, object]:
             {"name": profile.name, "colour": _colour(run, i), "table": reach}
             for i, profile in enumerate(run.profiles)
             if (reach := tables.reach_table(profile))
+        ],
+        "drawings": _drawings(
+            [(p.name, p.analysis, _colour(run, run.profiles.index(p))) for p in tables.analyzed(run)]
+        ),
+        "workings": [
+            {
+                "name": profile.name,
+                "colour": _colour(run, run.profiles.index(profile)),
+                "tables": tables.working_tables(profile.analysis),
+                "note": tables.working_note(profile.analysis),
+            }
+            for profile in tables.analyzed(run)
+            if profile.analysis and profile.analysis.working
         ],
         "layers": [section for i, profile in enumerate(run.profiles) if (section := _section(run, profile, i))],
         "times": [
@@ -243,6 +264,9 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "every": every if len(every.rows) > len(table.rows) else None,
         "counted": tables.not_counted(analysis),
         "complete": not analysis.uncounted,
+        "drawings": _drawings([(analysis.model, analysis, 1)]),
+        "working": tables.working_tables(analysis) if analysis.working else (),
+        "working_note": tables.working_note(analysis),
         "training": tables.training_text(analysis),
         "opinions": tables.opinions(analysis),
         "uncounted": analysis.uncounted,
@@ -279,6 +303,20 @@ def _run_card(run: Run, row: tables.Row, title: str) -> Card:
     unit = row.label.rpartition(", ")[2] if ", " in row.label else ""
     notes = tuple(_uncounted(run)) if row.key == "macs" else tuple(_doubts_about(run, row.key))
     return Card(title or row.label, unit, entries, notes)
+
+
+def _drawings(named: Sequence[tuple[str, Analysis | None, int]]) -> Drawings | None:
+    """Draw networks side by side, to one scale; None where no structure is known."""
+    known = [(name, analysis, colour) for name, analysis, colour in named if analysis and analysis.structure]
+    if not known:
+        return None
+    analyses = [analysis for _, analysis, _ in known]
+    scale, template = drawing.Scale.over(analyses), _templates().get_template("drawing.svg")
+    drawn = tuple(
+        (name, colour, Markup(template.render(picture=drawing.picture(analysis, scale, name, colour))))
+        for name, analysis, colour in known
+    )
+    return Drawings(drawn, drawing.caption(analyses))
 
 
 EVERYTHING = "Everything counted."

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jinja2
 
 from cnnprof.records import Analysis, MachineReport, MemoryProfile, RatioMap, Record, Run
-from cnnprof.reporting import limits, maps, memories, tables, tree
+from cnnprof.reporting import drawing, limits, maps, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -53,6 +53,16 @@ def _run_view(run: Run) -> dict[str, object]:
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
         "reaches": [reach for profile in run.profiles if (reach := tables.reach_table(profile))],
+        "workings": [
+            (
+                profile.name,
+                drawing.text(profile.analysis.structure),
+                tables.working_tables(profile.analysis),
+                tables.working_note(profile.analysis),
+            )
+            for profile in tables.analyzed(run)
+            if profile.analysis and profile.analysis.working
+        ],
         "layers": [
             {
                 "name": profile.name,
@@ -104,6 +114,9 @@ def _analysis_view(analysis: Analysis) -> dict[str, object]:
         "opinions": tables.opinions(analysis),
         "doubts": analysis.doubts,
         "table": tree.table(analysis, depth=1000),
+        "drawing": drawing.text(analysis.structure),
+        "working": tables.working_tables(analysis) if analysis.working else (),
+        "working_note": tables.working_note(analysis),
         "uncounted": analysis.uncounted,
         "uncalled": analysis.uncalled,
         "foot": tables.analysis_foot(analysis),

@@ -28,6 +28,7 @@ from cnnprof.records import (
     TimeByLayer,
     TimeRatio,
 )
+from cnnprof.reporting import workings
 from cnnprof.statistics import Interval
 
 CONVENTION = (
@@ -473,11 +474,15 @@ def bottom_line(run: Run) -> str:
     return f"{1 / macs:.{0 if macs < 0.1 else 1}f}x less arithmetic buys {' and '.join(bought)}."
 
 
+def analyzed(run: Run) -> tuple[Candidate, ...]:
+    """Return the candidates whose counts are known; of those that are the same network, the first."""
+    known = {(p.analysis.model, p.analysis.totals): p for p in reversed(run.profiles) if p.analysis}
+    return tuple(known.values())[::-1]
+
+
 def answers(run: Run) -> tuple[tuple[str, str], ...]:
     """Answer the three questions of a block with this run's numbers: parameters, operations, what it combines."""
-    known = list({(p.analysis.model, p.analysis.totals): p for p in reversed(run.profiles) if p.analysis}.values())[
-        ::-1
-    ]
+    known = analyzed(run)
     if not known:
         return ()
     return (
@@ -490,15 +495,30 @@ def answers(run: Run) -> tuple[tuple[str, str], ...]:
 
 def _params_sentence(profile: Candidate) -> str:
     assert profile.analysis
-    parts = [layer.params for layer in profile.analysis.layers if layer.params]
-    working = f" = {' + '.join(map(units.integer, parts))}" if 1 < len(parts) <= 6 else ""
-    return f"{profile.name} has {units.integer(profile.analysis.params)}{working}."
+    found = workings.sums(profile.analysis, "params")
+    without = workings.without_biases(found)
+    biases = f" ({units.integer(without)} without biases)" if profile.analysis.working else ""
+    return f"{profile.name} has {_worked_out(found, units.integer(profile.analysis.params))}{biases}."
+
+
+_MOST_QUOTED = 3
+"""Sums that a sentence holds."""
+
+
+def _worked_out(found: Sequence[workings.Sum], whole: str) -> str:
+    """Quote the working of a total where it is short, else how it adds up, or the total alone."""
+    total = workings.total(found)
+    if len(found) > _MOST_QUOTED or not all(each.terms for each in found):
+        return f"{total} = {whole}" if total else whole
+    quoted = _enumerated([each.said for each in found])
+    return quoted if len(found) == 1 else f"{quoted}; together {total} = {whole}"
 
 
 def _macs_sentence(profile: Candidate) -> str:
     assert profile.analysis
-    macs = macs_per_image(profile)
-    return f"{profile.name} takes {units.integer(round(macs or 0))} MACs an image."
+    whole = units.integer(round(macs_per_image(profile) or 0))
+    found = workings.sums(profile.analysis, "macs") if profile.analysis.batch_size == 1 else ()
+    return f"{profile.name} takes {_worked_out(found, whole) if found else whole} MACs an image."
 
 
 def _closing(run: Run, what: str) -> str:
@@ -998,3 +1018,44 @@ def analysis_foot(analysis: Analysis) -> tuple[tuple[str, str], ...]:
     ]
     said = (("other tools' books", "; ".join(books)),) if books else ()
     return (("convention", CONVENTION), ("not counted", not_counted(analysis)), *said)
+
+
+# The working ---------------------------------------------------------------------------------------------------------
+
+
+def working_tables(analysis: Analysis) -> tuple[Table, ...]:
+    """Lay the working of the parameters and of the MACs out, a line for equal layers, up to the totals."""
+    batch = "an image" if analysis.batch_size == 1 else f"a batch of {analysis.batch_size}"
+    step = "" if analysis.mode == "inference" else ", forward and backward"
+    titles: dict[workings.What, str] = {"params": "Parameters", "macs": f"MACs of {batch}{step}"}
+    tables = (_working_table(title, workings.sums(analysis, what)) for what, title in titles.items())
+    return tuple(table for table in tables if len(table.rows) > 1)
+
+
+def working_note(analysis: Analysis) -> str:
+    """Say how many parameters there are without biases, and what the symbols mean."""
+    without = workings.without_biases(workings.sums(analysis, "params"))
+    return f"Without biases: {units.integer(without)} parameters. {workings.legend(analysis)}".strip()
+
+
+def _working_table(title: str, found: Sequence[workings.Sum]) -> Table:
+    rows = [
+        (
+            each.where,
+            each.kind,
+            f"{each.symbols}\n= {each.numbers}" if each.symbols else f"{each.numbers}, counted by operator",
+            units.integer(each.times),
+            units.integer(each.together),
+            units.integer(each.together - each.times * each.biases),
+        )
+        for each in found
+    ]
+    whole = sum(each.together for each in found)
+    rows.append(
+        ("total", "", workings.total(found), "", units.integer(whole), units.integer(workings.without_biases(found)))
+    )
+    with_biases = title == "Parameters"
+    columns = ("layer", "kind", "working", "times", "together", *(("without biases",) if with_biases else ()))
+    cells = tuple(row[: len(columns)] for row in rows)
+    words = frozenset({"layer", "kind", "working"})
+    return Table(title, columns, cells, words, droppable=("kind", "without biases"), total=True)

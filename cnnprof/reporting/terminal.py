@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cnnprof import units
 from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Record, Run
-from cnnprof.reporting import limits, maps, memories, tables, tree
+from cnnprof.reporting import drawing, limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -23,20 +23,25 @@ def text(record: Record, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def renderable(record: Record, depth: int = 2, sort: str | None = None, explain: bool = True) -> RenderableType:
+def renderable(
+    record: Record, depth: int = 2, sort: str | None = None, explain: bool = True, show_work: bool = False
+) -> RenderableType:
     """Make what rich prints of a record; `depth`, `sort` and `explain` (tools' differences) concern an analysis."""
     if isinstance(record, Analysis):
-        return analysis(record, depth, sort, explain)
+        return analysis(record, depth, sort, explain, show_work)
     if isinstance(record, MemoryProfile):
         return memory(record)
-    return machine(record) if isinstance(record, MachineReport) else run(record)
+    return machine(record) if isinstance(record, MachineReport) else run(record, show_work)
 
 
-def run(document: Run) -> RenderableType:
-    """The screen of a comparison or of a profile."""
+def run(document: Run, show_work: bool = False) -> RenderableType:
+    """The screen of a comparison or of a profile; `show_work`: with the working of each network."""
     parts: list[RenderableType] = [Text(tables.header(document)), Text(), *_summary(document)]
     if len(document.profiles) == 1:
         parts += [Text(), _layers(document)]
+    for profile in tables.analyzed(document) if show_work else ():
+        assert profile.analysis
+        parts += [Text(), Text(profile.name, style="bold"), *working(profile.analysis)]
     parts += [part for profile in document.profiles for part in _limits(profile, len(document.profiles) == 1)]
     parts += [Text(), *_closing_lines(document)]
     return Group(*parts)
@@ -177,8 +182,20 @@ def grid_of(table: tables.Table, dropped: Collection[str] = ()) -> Grid:
 # An analysis ---------------------------------------------------------------------------------------------------------
 
 
-def analysis(record: Analysis, depth: int, sort: str | None, explain: bool) -> RenderableType:
-    """The tree of layers, and what was not counted."""
+def working(record: Analysis) -> Iterable[RenderableType]:
+    """The structure where it fits in lines, and each layer's parameters and MACs in symbols and in numbers."""
+    drawn = drawing.text(record.structure)
+    if drawn:
+        yield Text(f"{drawn}\n", no_wrap=True)
+    for table in tables.working_tables(record):
+        yield Text(f"{table.title}:", style="dim")
+        yield Fitted(table)
+        yield Text()
+    yield Text(tables.working_note(record), style="dim")
+
+
+def analysis(record: Analysis, depth: int, sort: str | None, explain: bool, show_work: bool = False) -> RenderableType:
+    """The tree of layers, its working if asked for, and what was not counted."""
     size = units.size(record.input_size) if record.input_size else "its own inputs"
     batch = f" · batch {record.batch_size}" if record.batch_size != 1 else ""
     how = tables.how(record)
@@ -187,6 +204,7 @@ def analysis(record: Analysis, depth: int, sort: str | None, explain: bool) -> R
         Text(f"{record.model} · {size}{batch} · {how}"),
         Text(),
         Fitted(tree.table(record, depth, sort)),
+        *((Text(), *working(record)) if show_work else ()),
         Text(),
         Text(
             f"{tables.not_counted(record)} {flops} an image (2 x MACs), "
