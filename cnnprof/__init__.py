@@ -9,6 +9,7 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     comparison    ratios, verdicts, doubts
     reporting     tables, figures, Markdown, HTML
     footprint     the memory of a step: predicted, measured, the batch that fits
+    verification  a student's own builders against the course's numbers, and the rule that is probably broken
     profiling     the sentence that calls them all
     cli           arguments, screen, exit codes
 

@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, Record, Run
-from cnnprof.reporting import figures, limits, memories, tables, tree
+from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, Record, Run, Verification
+from cnnprof.reporting import checked, figures, limits, memories, tables, tree
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ def render(record: Record) -> str:
         return _templates().get_template("machine.html").render(_machine_view(record))
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.html").render(_memory_view(record))
+    if isinstance(record, Verification):
+        return _templates().get_template("verification.html").render(_verification_view(record))
     return _templates().get_template("report.html").render(_run_view(record))
 
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    if isinstance(record, MachineReport | MemoryProfile):
+    if isinstance(record, MachineReport | MemoryProfile | Verification):
         return render(record)
     view = _analysis_view(record) if isinstance(record, Analysis) else _head_view(record)
     return _templates().get_template("fragment.html").render(view)
@@ -184,6 +186,18 @@ def _memory_view(profile: MemoryProfile) -> dict[str, object]:
         "largest": predicted and memories.largest_table(predicted),
         "layers": (kept := predicted and memories.layers_table(predicted)) and tables.known_columns(kept, tables.BARS),
         "foot": memories.foot(profile),
+    }
+
+
+def _verification_view(record: Verification) -> dict[str, object]:
+    return {
+        "title": checked.title(record),
+        "header": checked.header(record),
+        "headline": checked.sentences(record),
+        "bottom_line": "",
+        "doubts": (),
+        "table": checked.table(record.checks),
+        "foot": checked.foot(record),
     }
 
 
