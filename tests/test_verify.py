@@ -88,7 +88,7 @@ CNN_MISSES = {
     "drawn count": (
         (COUNT, "            if True:\n                x = torch.rand(1, *self.in_size)\n"),
         (RESTORE, "            pass\n"),
-        "a feature count found by a pass over torch.rand(...), which draws random numbers",
+        "a feature count found by a pass over random numbers, which draws them",
     ),
     "default parameters in the MLP": (
         (OWN_ACTIVATION, "layers.append(ACTIVATIONS[self.activation_type]())\n"),

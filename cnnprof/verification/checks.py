@@ -43,7 +43,7 @@ from cnnprof.verification.facts import (
     same_fact,
     told,
 )
-from cnnprof.verification.misses import Miss, broken, misses_of
+from cnnprof.verification.misses import RULES, Miss, broken, misses_of
 
 OURS: Mapping[str, Builder] = {
     each.__name__: each for each in (CNN, ResidualBlock, ResidualBottleneckBlock, ResNet, ArgMaxClassifier)
@@ -362,27 +362,35 @@ def _failed(kind: str, name: str, look: Look, cause: Cause) -> Check:
     value, text = _difference(found, expected)
     last = look.facts[-1]
     text += f", then {last.value}" if not last.name and last is not found else ""
-    return Check(name, "failed", value, f"{text}: {_why(kind, look, cause)}", cause.hint or _hint(kind, last, cause))
+    if cause.known:
+        return Check(name, "failed", value, f"{text}: {_why(kind, look, cause)}", cause.hint or _DRAW_NOTHING)
+    where, rule = _first_layer(kind, look)
+    hint = (_hint(kind, str(last.value)) if not last.name else "") or rule
+    return Check(name, "failed", value, f"{text}: no rule that was tried, nor two of them, explains it{where}", hint)
+
+
+_DRAW_NOTHING = "build layers in the course's order, with torch's own initialisation, and draw nothing else"
 
 
 def _why(kind: str, look: Look, cause: Cause) -> str:
-    if not cause.known:
-        return f"no rule that was tried, nor two of them, explains it{_first_module(look)}"
     if cause.drawn:
         return " and ".join(filter(None, (cause.text, cause.drawn)))
     exact = any(look.shows(broken(kind, each)) for each in cause.alternatives)
     return f"exactly as with {cause.text}" if exact else f"probably {cause.text}"
 
 
-def _hint(kind: str, last: Fact, cause: Cause) -> str:
-    if cause.drawn:
-        return "build layers in the course's order, with torch's own initialisation, and draw nothing else"
-    text = str(last.value) if isinstance(last.value, Raised) else ""
-    if "argument" in text:
+def _hint(kind: str, raised: str) -> str:
+    """Say what an error that torch or Python raises mostly comes from."""
+    if f"{kind}.__init__" in raised:
         return f"the course's arguments: {', '.join(inspect.signature(OURS[kind]).parameters)}"
-    if "mat1 and mat2" in text:
-        return "count the features that enter the MLP from the feature extractor's own output"
-    return ""
+    return next((hint for text, hint in _ERRORS.items() if text in raised), "")
+
+
+_ERRORS = {
+    "mat1 and mat2": "count the features that enter the MLP from the feature extractor's own output",
+    "Given groups=": "every convolution takes as many channels as the one before it gives",
+    "must match the size of tensor": "padding=kernel_size // 2 and stride 1 keep H and W, so that paths can be added",
+}
 
 
 def _difference(found: Fact | None, expected: Fact | None) -> tuple[float | None, str]:
@@ -437,18 +445,41 @@ def _shapes(mine: Sequence[tuple[int, ...]], its: Sequence[tuple[int, ...]]) -> 
     return f"{counts if len(mine) != len(its) else 'parameters of other shapes'} ({'; '.join(parts)})"
 
 
-def _first_module(look: Look) -> str:
-    """Name the first layer that is not ours, by how it prints."""
+def _first_layer(kind: str, look: Look) -> tuple[str, str]:
+    """Name the first layer that does not print as ours does, and the rule for it."""
+    if isinstance(look.probe, Scored) and look.difference and look.difference[1]:
+        return "", RULES[_RULE_OF[look.difference[1].name]]
     if not isinstance(look.probe, Probe):
-        return ""
+        return "", ""
     try:
         mine, its = (_layers(built(each, look.probe.arguments)) for each in (look.builder, look.ours))
     except ANYTHING:
-        return ""
+        return "", ""
     for (name, layer), (_, other) in zip_longest(mine, its, fillvalue=("", "nothing")):
         if layer != other:
-            return f"; the first layer that differs, {name or 'at the end'}, is {layer}, cnnprof's is {other}"
-    return "; its layers print as cnnprof's do: look at forward"
+            text = f"; the first layer that differs{', ' if name else ''}{name}, is {layer}, cnnprof's is {other}"
+            return text, RULES.get(_RULE_OF.get(other.partition("(")[0], ""), "")
+    return "; its layers print as cnnprof's do: look at forward", RULES[_RULE_OF[kind]]
+
+
+_RULE_OF = {
+    "CNN": "flatten",
+    "ResNet": "flatten",
+    "ResidualBlock": "end",
+    "ResidualBottleneckBlock": "end",
+    "Dropout2d": "dropout",
+    "BatchNorm2d": "batch_norm",
+    "MaxPool2d": "pools",
+    "AvgPool2d": "pools",
+    "Linear": "hidden",
+    "LeakyReLU": "activation",
+    "Tanh": "activation",
+    "ReLU": "activation",
+    "output of forward": "scores",
+    "output of predict_proba": "probabilities",
+    "output of classify": "classes",
+}
+"""The rule, by its field of Choices, of a layer of ours, of a class's forward, and of a classifier's methods."""
 
 
 def _layers(network: nn.Module) -> list[tuple[str, str]]:

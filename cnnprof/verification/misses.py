@@ -77,7 +77,7 @@ RULES: Mapping[str, str] = {
     "mlp_bias": "Linear layers have a bias",
     "mlp_dropout": "the MLP has no dropout",
     "mlp_end": "the network gives raw scores: end the MLP with its last Linear",
-    "flatten": "flatten (N, C, H, W) with flatten(1)",
+    "flatten": "forward is mlp(feature_extractor(x).flatten(1))",
     "image": "feed images as they are",
     "mode": "leave the network in train mode",
     "pair": "CONV -> ACT, P times, then POOL",
@@ -105,6 +105,7 @@ RULES: Mapping[str, str] = {
     "bottleneck_options": "pass **block_options on to ResidualBlock",
     "groups": "one block a group",
     "group_kernel": "[3] * len(group)",
+    "inner_kernel": "a bottleneck's inner kernels are [3] * len(group[1:-1])",
     "group_inner": "a bottleneck's inner channels are group[1:-1]",
     "bottlenecks": "a bottleneck where len(group) >= 3 and the group's input channels equal its last channels",
     "block_options": "batchnorm, dropout, activation_type and activation_params go to both kinds of block",
@@ -120,10 +121,10 @@ WRONG: Mapping[str, Mapping[str, Mapping[Any, str]]] = {
     "network": {
         "built_first": {"mlp": "an MLP built before the features"},
         "features": {
-            "rand train": "a feature count found by a pass over torch.rand(...), which draws random numbers",
-            "rand eval": "a feature count found by a pass over torch.rand(...), which draws random numbers",
-            "randn train": "a feature count found by a pass over torch.randn(...), which draws random numbers",
-            "randn eval": "a feature count found by a pass over torch.randn(...), which draws random numbers",
+            "rand train": "a feature count found by a pass over random numbers, which draws them",
+            "rand eval": "a feature count found by a pass over random numbers, which draws them",
+            "randn train": "a feature count found by a pass over random numbers, which draws them",
+            "randn eval": "a feature count found by a pass over random numbers, which draws them",
         },
         "activation": {
             "default parameters": "activation_params that are used nowhere",
@@ -192,7 +193,7 @@ WRONG: Mapping[str, Mapping[str, Mapping[Any, str]]] = {
         },
         "widths": {
             "reversed": "channels in reversed order",
-            "not chained": "convolutions that all take a group's input channels",
+            "not chained": "convolutions that all take the image's channels",
         },
         "conv_params": {
             "ignored": "conv_params that are not used (3x3, padding 1)",
@@ -259,6 +260,7 @@ WRONG: Mapping[str, Mapping[str, Mapping[Any, str]]] = {
             "main * shortcut": "main path and shortcut multiplied, not added",
             "main - shortcut": "the shortcut subtracted, not added",
             "relu(main) + shortcut": "a ReLU of the main path before the sum",
+            "relu(main) + relu(shortcut)": "ReLUs of both paths before the sum",
         },
         "end": {
             "own": "the block's own activation at its end in place of the ReLU",
@@ -286,6 +288,7 @@ WRONG: Mapping[str, Mapping[str, Mapping[Any, str]]] = {
             1: "1x1 kernels in groups",
             5: "5x5 kernels in groups",
         },
+        "inner_kernel": {1: "1x1 kernels inside bottlenecks", 5: "5x5 kernels inside bottlenecks"},
         "group_inner": {
             "whole": "the whole group as a bottleneck's inner channels",
             "without the first": "group[1:] as a bottleneck's inner channels",
@@ -293,6 +296,7 @@ WRONG: Mapping[str, Mapping[str, Mapping[Any, str]]] = {
         },
         "bottlenecks": {
             "never": "no bottleneck blocks",
+            "whatever the length": "bottlenecks of groups with fewer than 3 entries",
             "whatever the channels": "bottlenecks where the channels do not allow them",
             "where a group ends as it starts": "bottlenecks chosen by group[0] == group[-1]",
             "in full groups": "a leftover group that is never a bottleneck",

@@ -71,6 +71,7 @@ class Choices:
     # a ResNet's groups
     groups: str = "a block"
     group_kernel: int = 3
+    inner_kernel: int = 3
     group_inner: str = "between the ends"
     bottlenecks: str = "where channels allow"
     block_options: str = "all"
@@ -185,7 +186,8 @@ class Block(nn.Module):
             total = main
         else:
             shortcut = self.shortcut_path(x)
-            main = torch.relu(main) if how == "relu(main) + shortcut" else main
+            main = torch.relu(main) if how.startswith("relu(main)") else main
+            shortcut = torch.relu(shortcut) if how.endswith("relu(shortcut)") else shortcut
             signed = -shortcut if how == "main - shortcut" else shortcut
             total = main * shortcut if how == "main * shortcut" else main + signed
         end: nn.Module = self._ends[self._choices.end]()
@@ -215,7 +217,7 @@ def bottleneck(
     **block_options: Any,
 ) -> Block:
     """Make a block that is narrow inside, or what misses make of it."""
-    ends, inner, kernels = in_out_channels, list(inner_channels), list(inner_kernel_sizes)
+    ends, inner, kernels = in_out_channels, [inner_channels[0], *inner_channels[1:]], list(inner_kernel_sizes)
     channels, sizes = {
         "between projections": ([inner[:1], inner, [ends]], [1, *kernels, 1]),
         "not projected down": ([inner, [ends]], [*kernels, 1]),
@@ -253,6 +255,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self._choices, self._block_options, self._bottleneck = choices, block_options, bottleneck
+        self._image_channels = in_size[0]
         self._conv_params, self._activation = conv_params, (activation_type, activation_params)
         self._pooling = {"asked": pooling_type}.get(choices.pooling, choices.pooling), pooling_params
         layers = list(self._layers([in_size[0], *channels], pool_every)) if choices.built_first != "mlp" else []
@@ -294,7 +297,7 @@ class Network(nn.Module):
     def _plain(self, before: int, group: Sequence[int]) -> Iterator[nn.Module]:
         chosen = self._choices
         for number, (previous, width) in enumerate(pairwise((before, *group)), 1):
-            previous = before if chosen.widths == "not chained" else previous
+            previous = self._image_channels if chosen.widths == "not chained" else previous
             conv, activation = self._conv(previous, width), self._activated(chosen.conv_activation)
             if chosen.pair == "ACT -> CONV":
                 yield from (activation, conv)
@@ -332,6 +335,7 @@ class Network(nn.Module):
         narrow = {
             "where channels allow": len(group) >= 3 and before == group[-1],
             "never": False,
+            "whatever the length": before == group[-1],
             "whatever the channels": len(group) >= 3,
             "where a group ends as it starts": len(group) >= 3 and group[0] == group[-1],
             "in full groups": len(group) >= 3 and before == group[-1] and full,
@@ -346,7 +350,8 @@ class Network(nn.Module):
             "without the first": group[1:],
             "without the last": group[:-1],
         }.get(chosen.group_inner, group[1:-1])
-        return bottleneck(chosen, before, inner, [chosen.group_kernel] * len(inner), **options)
+        kernel = chosen.group_kernel if chosen.inner_kernel == 3 else chosen.inner_kernel
+        return bottleneck(chosen, before, inner, [kernel] * len(inner), **options)
 
     def _activated(self, chosen: str) -> nn.Module:
         shared = self._choices.activation
