@@ -196,7 +196,8 @@ def _verification_view(record: Verification) -> dict[str, object]:
         "headline": checked.sentences(record),
         "bottom_line": "",
         "doubts": (),
-        "table": checked.table(record.checks),
+        "checks": record.checks,
+        "tones": {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""},
         "foot": checked.foot(record),
     }
 
