@@ -10,6 +10,7 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     reporting     tables, figures, Markdown, HTML
     footprint     the memory of a step: predicted, measured, the batch that fits
     matching      the argument that makes one model as large as another
+    verification  a student's own builders against the course's numbers, and the rule that is probably broken
     profiling     the sentence that calls them all
     cli           arguments, screen, exit codes
 

@@ -1,7 +1,7 @@
 """The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
 
-Exit codes: 0 it finished; 1 a failed check (--strict); 2 wrong usage or unusable input; 130 Ctrl-C. torch is imported
-by the commands that need it, when they run.
+Exit codes: 0 it finished; 1 a failed check (verify, --strict); 2 wrong usage or unusable input; 130 Ctrl-C. torch is
+imported by the commands that need it, when they run.
 """
 
 import contextlib
@@ -392,6 +392,35 @@ def doctor(
     if as_json:
         _print_json(report)
     _save(report, targets)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE.py", help="Your own code: it is imported, and so runs.")],
+    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Until it is ended.")] = 60.0,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a student's own CNN, blocks, ResNet and classifier against the course's numbers.
+
+    The file is imported as pytest would, so its code runs, in a process of its own. Of a class that differs, the rule
+    that is probably broken is named.
+    """
+    from cnnprof.reporting import checked, terminal
+    from cnnprof.verification.process import verify as verified
+
+    targets = _targets(_places(output), f"{_slug(file.stem)}-verification")
+    record = verified(file, timeout_s)
+    if as_json:
+        _print_json(record)
+    elif not quiet:
+        _console().print(terminal.renderable(record))
+    _save(record, targets)
+    if record.failure:
+        raise typer.Exit(_complain(f"{file}: {record.failure}", 2))
+    if not record.passed:
+        raise typer.Exit(_complain(f"{file}: {checked.counts(record.checks)}", 1))
 
 
 @app.command()

@@ -1059,8 +1059,42 @@ class MemoryProfile(Shown):
         return self.predicted.peak_bytes / self.measured.peak_bytes - 1
 
 
+Status = Literal["ok", "warning", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that should hold, whether it does, and what to do where it does not."""
+
+    name: str
+    status: Status
+    value: float | None
+    """What was measured: for a verification the norm of a difference."""
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Verification(Shown):
+    """A student's own builders against the course's numbers and ours."""
+
+    command: str
+    created: str
+    file: str
+    """Its name, without folders."""
+    torch: str
+    checks: tuple[Check, ...]
+    failure: str | None = None
+    """Why it ended early; what had been checked by then is kept."""
+
+    @property
+    def passed(self) -> bool:
+        """Say whether no check failed, and all of them ended."""
+        return self.failure is None and not any(check.status == "failed" for check in self.checks)
+
+
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile
+Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification
 """Whatever is saved, printed and reported."""

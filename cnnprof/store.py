@@ -24,6 +24,7 @@ KINDS: dict[str, type[records.Record]] = {
     "profile": records.Profile,
     "machine": records.MachineReport,
     "memory": records.MemoryProfile,
+    "verification": records.Verification,
 }
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
@@ -35,6 +36,7 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.Match: ("ratio",),
     records.Cell: ("won", "training_won"),
     records.MemoryProfile: ("error",),
+    records.Verification: ("passed",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 

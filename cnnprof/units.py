@@ -196,6 +196,11 @@ def bar(share: float | None, width: int = 20) -> str:
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 
+def difference(value: float) -> str:
+    """0.6536656 -> 0.653666; what six decimals do not show, 1.2e-07."""
+    return f"{value:.6f}" if value == 0 or abs(value) >= 1e-4 else f"{value:.1e}"
+
+
 def plural(number: int, noun: str) -> str:
     """1 operator, 2 operators."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import cnnprof
 from cnnprof.models.classifier import ArgMaxClassifier
 from cnnprof.models.cnn import CNN
 from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResNet
@@ -19,7 +20,8 @@ from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResN
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     builder.__name__: builder for builder in (CNN, ResidualBlock, ResidualBottleneckBlock, ResNet)
 }
-NETWORKS = json.loads((Path(__file__).parent / "data" / "seed_outputs.json").read_text())["networks"]
+COURSE = Path(cnnprof.__file__).parent / "verification" / "course.json"
+NETWORKS = json.loads(COURSE.read_text())["networks"]
 SMALL: dict[str, Any] = {
     "in_size": (3, 8, 8),
     "out_classes": 5,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnprof import store
 from cnnprof.errors import UsageError
-from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record
+from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record, Verification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def load(path: str | Path) -> Record:
 
 
 def to_dataframe(record: Record) -> "pd.DataFrame":
-    """Return an analysis's layers, a run's raw times, a machine's bandwidths, or the curve of a step's memory."""
+    """Return an analysis's layers, a run's raw times, a machine's bandwidths, a step's memory, or checks."""
     import pandas as pd
 
     if isinstance(record, Analysis):
@@ -93,6 +93,8 @@ def to_dataframe(record: Record) -> "pd.DataFrame":
         return pd.DataFrame(moments, columns=["operator", "phase", "path", *CATEGORIES])
     if isinstance(record, MachineReport):
         return pd.DataFrame([vars(each) for each in record.peaks.bandwidths])
+    if isinstance(record, Verification):
+        return pd.DataFrame([vars(each) for each in record.checks])
     rows = [
         {"model": profile.name, "mode": mode, "session": session, "time_s": time_s}
         for profile in record.profiles

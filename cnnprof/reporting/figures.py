@@ -526,7 +526,7 @@ def effective_field(candidate: Candidate, colour: int) -> str | None:
         lines = (
             f"{rows * felt.cell} x {columns * felt.cell} places are felt at all;",
             f"the strong ones fill {felt.side:.1f} x {felt.side:.1f}",
-            f"at the centre of {_elided(where, 20, keep='end')}",
+            f"at the centre of {elided(where, 20, keep='end')}",
             f"over {felt.images} random images",
         )
         for number, line in enumerate(lines):
@@ -617,12 +617,12 @@ def ratio_map(drawn: RatioMap, mode: Mode) -> str:
         axes.set_xlim(0, len(columns))
         axes.set_ylim(len(rows), 0)
         axes.xaxis.tick_top()
-        axes.set_yticks([row + 0.5 for row in range(len(rows))], [_elided(value, 12) for value in rows])
+        axes.set_yticks([row + 0.5 for row in range(len(rows))], [elided(value, 12) for value in rows])
         most = int((WIDTH - left) / len(columns) / 0.085)
-        ticks = [_elided(value, most) for value in columns]
+        ticks = [elided(value, most) for value in columns]
         axes.set_xticks([column + 0.5 for column in range(len(ticks))], ticks, color=INK)
         height = figure.get_figheight()
-        figure.text(0, 1 - (above - 0.14) / height, _elided(down, 12), color=MUTED, va="center")
+        figure.text(0, 1 - (above - 0.14) / height, elided(down, 12), color=MUTED, va="center")
         figure.text(left / WIDTH, 1 - 0.14 / height, across, color=MUTED, va="center")
         what = {"inference": "Forward pass", "training": "Training step"}[mode]
         return draw(figure, f"{what} of {drawn.candidate} against {drawn.baseline}, over {' and '.join(drawn.axes)}")

@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, RatioMap, Record, Run
-from cnnprof.reporting import drawing, figures, limits, maps, memories, tables, tree
+from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, RatioMap, Record, Run, Verification
+from cnnprof.reporting import checked, drawing, figures, limits, maps, memories, tables, tree
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def render(record: Record) -> str:
         return _templates().get_template("machine.html").render(_machine_view(record))
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.html").render(_memory_view(record))
+    if isinstance(record, Verification):
+        return _templates().get_template("verification.html").render(_verification_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.html").render(_map_view(record, drawn))
     return _templates().get_template("report.html").render(_run_view(record))
@@ -73,7 +75,7 @@ def render(record: Record) -> str:
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    if isinstance(record, MachineReport | MemoryProfile):
+    if isinstance(record, MachineReport | MemoryProfile | Verification):
         return render(record)
     if isinstance(record, Analysis):
         view = _analysis_view(record)
@@ -242,6 +244,19 @@ def _memory_view(profile: MemoryProfile) -> dict[str, object]:
         "largest": predicted and memories.largest_table(predicted),
         "layers": (kept := predicted and memories.layers_table(predicted)) and tables.known_columns(kept, tables.BARS),
         "foot": memories.foot(profile),
+    }
+
+
+def _verification_view(record: Verification) -> dict[str, object]:
+    return {
+        "title": checked.title(record),
+        "header": checked.header(record),
+        "headline": checked.sentences(record),
+        "bottom_line": "",
+        "doubts": (),
+        "checks": record.checks,
+        "tones": {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""},
+        "foot": checked.foot(record),
     }
 
 

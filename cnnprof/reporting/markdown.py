@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import jinja2
 
-from cnnprof.records import Analysis, MachineReport, MemoryProfile, RatioMap, Record, Run
-from cnnprof.reporting import drawing, limits, maps, memories, tables, tree
+from cnnprof.records import Analysis, MachineReport, MemoryProfile, RatioMap, Record, Run, Verification
+from cnnprof.reporting import checked, drawing, limits, maps, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -22,6 +22,8 @@ def render(record: Record) -> str:
         return _templates().get_template("machine.md").render(_machine_view(record))
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.md").render(_memory_view(record))
+    if isinstance(record, Verification):
+        return _templates().get_template("verification.md").render(_verification_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.md").render(_map_view(record, drawn))
     return _templates().get_template("report.md").render(_run_view(record))
@@ -146,6 +148,16 @@ def _memory_view(profile: MemoryProfile) -> dict[str, object]:
         "largest": predicted and memories.largest_table(predicted),
         "layers": predicted and memories.layers_table(predicted),
         "foot": memories.foot(profile),
+    }
+
+
+def _verification_view(record: Verification) -> dict[str, object]:
+    return {
+        "title": checked.title(record),
+        "header": checked.header(record),
+        "headline": checked.sentences(record),
+        "table": checked.table(record.checks),
+        "foot": checked.foot(record),
     }
 
 

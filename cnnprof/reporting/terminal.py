@@ -10,8 +10,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Record, Run
-from cnnprof.reporting import drawing, limits, maps, memories, tables, tree
+from cnnprof.records import Analysis, Candidate, Check, MachineReport, MemoryProfile, Record, Run, Status, Verification
+from cnnprof.reporting import checked, drawing, limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -31,6 +31,8 @@ def renderable(
         return analysis(record, depth, sort, explain, show_work)
     if isinstance(record, MemoryProfile):
         return memory(record)
+    if isinstance(record, Verification):
+        return verification(record)
     return machine(record) if isinstance(record, MachineReport) else run(record, show_work)
 
 
@@ -76,6 +78,31 @@ def memory(profile: MemoryProfile) -> RenderableType:
     parts += [Text(sentence) for sentence in memories.sentences(profile)]
     parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in profile.doubts]
     return Group(*parts)
+
+
+STATUS_STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+def verification(record: Verification) -> RenderableType:
+    """The screen of a verification: a line a class, and below it the checks that do not hold."""
+    parts: list[RenderableType] = [Text(checked.header(record)), Text()]
+    for kind, checks in checked.by_class(record).items():
+        parts.append(Text(f"{kind:<25}{checked.agreeing(checks)}"))
+        parts += [_not_ok(kind, checks)] if any(check.status != "ok" for check in checks) else []
+    return Group(*parts, Text(), *map(Text, (*checked.sentences(record), *checked.notes(record))))
+
+
+def _not_ok(kind: str, checks: Iterable[Check]) -> Grid:
+    grid = Grid(box=None, padding=(0, 0, 0, 2), show_header=False)
+    told: set[str] = set()
+    for check in checks:
+        if check.status != "ok":
+            name = check.name.removeprefix(kind).strip()
+            grid.add_row(Text(check.status, style=STATUS_STYLES[check.status]), Text(name), Text(check.message))
+        if check.hint and check.hint not in told:
+            grid.add_row("", "", Text(f"-> {check.hint}", style="dim"))
+            told.add(check.hint)
+    return grid
 
 
 def _closing_lines(document: Run) -> Iterable[RenderableType]:
