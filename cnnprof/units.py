@@ -196,7 +196,7 @@ def bar(share: float | None, width: int = 20) -> str:
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 
-def difference(value: float) -> str:
+def distance(value: float) -> str:
     """0.6536656 -> 0.653666; what six decimals do not show, 1.2e-07."""
     return f"{value:.6f}" if value == 0 or abs(value) >= 1e-4 else f"{value:.1e}"
 

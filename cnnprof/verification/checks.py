@@ -323,7 +323,7 @@ def _course_check(kind: str, look: Look, cause: Cause) -> Check:
         return Check(name, "ok", None, f"{counts} agree; outputs in both modes agree with cnnprof's")
     output = next(fact.value for fact in look.facts if fact.name == "output")
     missed = distance(output, torch.tensor([network["output"]]))
-    return Check(name, "ok", missed, f"{counts} agree; so does the output, within {units.difference(missed)}")
+    return Check(name, "ok", missed, f"{counts} agree; so does the output, within {units.distance(missed)}")
 
 
 def _other_check(kind: str, looks: Sequence[Look], cause: Cause) -> Check:
@@ -405,7 +405,7 @@ def _difference(found: Fact | None, expected: Fact | None) -> tuple[float | None
     if isinstance(mine, int):
         return None, f"{units.integer(its)} {name} expected, {units.integer(mine)} found"
     if isinstance(mine, float):
-        return abs(mine - its), f"the {name} is {units.difference(mine)}, expected {units.difference(its)}"
+        return abs(mine - its), f"the {name} is {units.distance(mine)}, expected {units.difference(its)}"
     if isinstance(mine, Tensor):
         return _apart(name, [mine], [its])
     if name == "parameters":
@@ -426,7 +426,7 @@ def _apart(name: str, mine: Sequence[Tensor], its: Sequence[Tensor]) -> tuple[fl
     if len(mine) != len(its):
         return None, f"the {name}: {len(its)} tensors expected, {len(mine)} found"
     missed = math.hypot(*(distance(one, other) for one, other in zip(mine, its, strict=True)))
-    return missed, f"the {name} differ{'' if name.endswith('s') else 's'} by {units.difference(missed)}"
+    return missed, f"the {name} differ{'' if name.endswith('s') else 's'} by {units.distance(missed)}"
 
 
 def _dtype(tensor: Tensor) -> str:
