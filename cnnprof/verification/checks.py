@@ -405,7 +405,7 @@ def _difference(found: Fact | None, expected: Fact | None) -> tuple[float | None
     if isinstance(mine, int):
         return None, f"{units.integer(its)} {name} expected, {units.integer(mine)} found"
     if isinstance(mine, float):
-        return abs(mine - its), f"the {name} is {units.distance(mine)}, expected {units.difference(its)}"
+        return abs(mine - its), f"the {name} is {units.distance(mine)}, expected {units.distance(its)}"
     if isinstance(mine, Tensor):
         return _apart(name, [mine], [its])
     if name == "parameters":
