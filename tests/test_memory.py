@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from cnnprof import UsageError, analyze, predict_memory, reporting, steps, store, units
+from cnnprof.analysis import memory as following
 from cnnprof.inputs import Inputs
 from cnnprof.measurement import kernels, memory, operators
 from cnnprof.models import catalog
@@ -229,9 +230,11 @@ def test_doubts_of_what_is_not_followed(model, size, options, said):
 
 
 def test_of_many_kernels_those_that_may_decide_the_peak_are_tried():
-    model, size = "densenet121", (3, 32, 32)
-    asked = predict_memory(model, size, 4).predicted
-    whole = predict_memory(model, size, 4, measure=True).predicted
+    model, settings = catalog.resolve("mobilenet_v3_small").module, Settings(batch_size=4)
+    images = Inputs.without_values((3, 64, 64), 4)
+    course = following.followed(model, images, "training", settings, listed=kernels.takes_memory)
+    asked = following.predicted(course, kernels.hidden_bytes, kernels.at_most)
+    whole = following.predicted(course, kernels.hidden_bytes)
     assert (asked.peak_bytes, asked.peak_path) == (whole.peak_bytes, whole.peak_path)
     assert asked.not_drawn > 10
     assert not whole.not_drawn
