@@ -133,6 +133,55 @@ def test_what_cannot_be_followed_is_unknown(network):
     assert mixed(network, (8, 9, 9)).receptive_field is None
 
 
+def windowed_attention(x):
+    tiles = x.view(-1, 8, 3, 3, 3, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 9, 8)
+    return F.scaled_dot_product_attention(tiles, tiles, tiles)
+
+
+def patches_by_hand(x, mix):
+    return mix(x.view(-1, 8, 3, 3, 3, 3).permute(0, 2, 4, 3, 5, 1).flatten(3)).mean(-1)
+
+
+def added_under_another_name(x, conv):
+    y = x * 1
+    y.view(y.shape).add_(conv(x))
+    return y
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Of(windowed_attention),
+        Of(patches_by_hand, nn.Linear(72, 4)),
+        Of(lambda x: x - x.mean(3, keepdim=True)),
+        Of(lambda x: x.softmax(-1)),
+        Of(lambda x, mix: mix(x), nn.Linear(9, 9)),
+        nn.LayerNorm(9),
+        Of(lambda x: x.cumsum(2)),
+        Of(added_under_another_name, nn.Conv2d(8, 8, 3, padding=1)),
+        Of(lambda x, conv: conv(x.flatten(1).unflatten(1, (8, 9, 9))), nn.Conv2d(8, 8, 3)),
+        Of(lambda x: x + x[:, :, :1]),
+        Of(lambda x, conv: conv(x[:, :, :1].expand_as(x)), nn.Conv2d(8, 8, 3)),
+        Of(lambda x: F.avg_pool3d(x.unsqueeze(1), (3, 1, 1)).squeeze(1)),
+        nn.Upsample(scale_factor=1.3, mode="bilinear"),
+    ],
+)
+def test_part_of_space_is_neither_a_window_nor_all(network):
+    assert mixed(network, (8, 9, 9)).receptive_field is None
+
+
+def test_a_copy_is_what_it_is_copied_from():
+    found = mixed(Of(lambda x, conv: x.clone().copy_(conv(x)), nn.Conv2d(8, 8, 5, padding=2)), (8, 9, 9))
+    assert (found.receptive_field, found.channels_combined) == ((5, 5), (8, 8))
+
+
+def test_paths_of_other_layouts_that_meet_stay_what_they_all_are():
+    found = mixed(
+        Of(lambda x, conv: conv(x).flatten(2) + conv(x).transpose(2, 3).flatten(2), nn.Conv2d(8, 8, 3)), (8, 9, 9)
+    )
+    assert (found.receptive_field, found.channels_combined) == (None, (8, 8))
+
+
 def test_a_tensor_that_is_written_into_in_part_is_unknown():
     def interleave(x, conv):
         whole = x.new_zeros(x.shape)
@@ -220,6 +269,7 @@ TRIED = {
     "attention": (Of(attention, nn.Linear(4, 12)), (4, 6, 6)),
     "fused attention": (Of(fused_attention, nn.Linear(4, 12)), (4, 6, 6)),
     "mixed over tokens": (Of(lambda x, mix: mix(x.flatten(2)).unflatten(2, (6, 6)), nn.Linear(36, 36)), (4, 6, 6)),
+    "repeated channels": (Of(lambda x: torch.cat([x.mean(1, keepdim=True).expand_as(x), x], 1)[:, 1:4]), (4, 6, 6)),
     "maxout": (Of(lambda x, conv: conv(x).unflatten(1, (2, 3)).amax(1), nn.Conv2d(3, 6, 1, groups=3)), (3, 8, 8)),
     "einsum": (Of(lambda x, mix: torch.einsum("nchw,oc->nohw", x, mix.weight), nn.Linear(4, 4)), (4, 8, 8)),
     "classifier": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 64, 5)), (3, 10, 10)),
@@ -236,7 +286,7 @@ def check(network, size):
     spread = dependence.spread_of_nan(network, size)
     assert reach.channels.tolist() == dependence.channels(spread).tolist()
     if reach.seen == "all":
-        assert all(hit.flatten(1).any(dim=1).all() for hit in spread[1:])
+        assert all(hit.flatten(1).all(dim=0).any() for hit in spread[1:])
         return
     for window, found, length in zip(reach.seen, dependence.windows(spread), size[1:], strict=True):
         inside = [i for i in range(len(found)) if window(i)[0] >= 0 and window(i)[1] < length]

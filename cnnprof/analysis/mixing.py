@@ -85,10 +85,10 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         channels, space = image.shape[1], image.shape[2:]
         roles: tuple[Role, ...] = (None, CHANNELS, *(((axis, length),) for axis, length in enumerate(space)))
-        start = Reach(roles, (windows.PLACE,) * len(space), np.eye(channels, dtype=bool), None, channels)
+        start = Reach(roles, (windows.PLACE,) * len(space), np.eye(channels, dtype=bool), None, channels, len(space))
         self._reaches = {id(image): (image, start)}  # the tensor beside it, so that its identity is not given again
         self._written: dict[int, tuple[torch.Tensor, Reach]] = {}
-        """By storage: what was written into parts of it, no matter where."""
+        """By storage: what was written into it by another name."""
         self._rows: dict[str, Reach] = {}
         self.stack: list[str] = [""]
 
@@ -132,17 +132,18 @@ class Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor, reach in zip(results, found if isinstance(found, list) else [found] * len(results), strict=True):
             fits = len(reach.roles) == tensor.ndim
             self._reaches[id(tensor)] = tensor, reach if fits else without_roles(reach, tensor)
-        if writes_in_place(func) and call.args[0].nbytes < call.args[0].untyped_storage().nbytes():
-            self._forget(call.args[0])
+        if writes_in_place(func) and len(list(tensors_in(call.args))) > 1:
+            self._forget_others(call.args[0])
         if name in _LISTED and results:
             self._rows[self.stack[-1]] = self._reaches[id(results[0])][1]
 
-    def _forget(self, part: torch.Tensor) -> None:
-        """Of a tensor that was written into in part it is not followed which element depends on what."""
-        storage = _storage(part)
-        sharing = [key for key, (tensor, _) in self._reaches.items() if _storage(tensor) == storage]
-        reaches = [self._reaches.pop(key)[1] for key in sharing]
-        self._written[storage] = part, replace(reaches[-1], seen=None, channels=None)
+    def _forget_others(self, written: torch.Tensor) -> None:
+        """Of other tensors that lie where one was written it is not followed which element depends on what now."""
+        storage = _storage(written)
+        for key, (tensor, _) in list(self._reaches.items()):
+            if tensor is not written and _storage(tensor) == storage:
+                del self._reaches[key]
+        self._written[storage] = written, replace(self._reaches[id(written)][1], seen=None, channels=None)
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -26,13 +26,18 @@ Space = tuple[tuple[int, int], ...]
 """The axes that lie in a dimension, the outermost first, each with its length."""
 Role = Literal["channels", "mixed"] | Space | None
 """What a dimension is: None where it is neither, as the batch."""
+PART = -1
+"""Stands for the axis of a dimension that holds parts of others."""
 Seen = tuple[Window, ...] | Literal["all", "places"] | None
 """A window for each axis; everything; some places, no matter which; or unknown."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What the elements of a tensor depend on."""
+    """What the elements of a tensor depend on: those of the channel that sees most.
+
+    A part of the channels is taken to see what the whole does.
+    """
 
     roles: tuple[Role, ...]
     seen: Seen
@@ -42,6 +47,8 @@ class Reach:
     """Fewest channels on the narrowest path from the input; None before any convolution."""
     widest: int = 0
     """Fewest channels on the widest path from the input."""
+    axes: int = 0
+    """How many axes of space the input has."""
 
     @property
     def spread(self) -> bool:
@@ -62,10 +69,17 @@ class Reach:
         return np.ones((*lengths, inputs), dtype=bool) if self.channels.all() else None
 
     def across(self, dimensions: Sequence[int]) -> "Reach":
-        """Let every element see all the others along some dimensions, as a sum over them does."""
+        """Let every element see all the others along some dimensions, as a sum over them does.
+
+        Along some axes alone, or along parts of them, it sees neither all of space nor a window.
+        """
         roles = [self.roles[dimension] for dimension in dimensions]
-        over_space = any(role == MIXED or isinstance(role, tuple) for role in roles)
-        seen: Seen = "all" if over_space and self.seen is not None else self.seen
+        covered = {axis for role in roles if isinstance(role, tuple) for axis, _ in role}
+        seen = self.seen
+        if seen is not None and (MIXED in roles or covered == set(range(self.axes))):
+            seen = "all"
+        elif seen != "all" and covered:
+            seen = None
         if MIXED in roles:
             return replace(self, seen=seen, channels=self._any_channels(range(self._channel_dimensions)))
         places = [self._place(dimension) for dimension in dimensions if self.roles[dimension] == CHANNELS]
@@ -133,7 +147,7 @@ def _paths(reaches: Sequence[Reach], gated: bool = False) -> dict[str, Any]:
     """
     narrow = [reach.narrowest for reach in reaches if reach.narrowest is not None]
     narrowest = None if not narrow else max(narrow) if gated else min(narrow)
-    return {"narrowest": narrowest, "widest": max(reach.widest for reach in reaches)}
+    return {"narrowest": narrowest, "widest": max(reach.widest for reach in reaches), "axes": reaches[0].axes}
 
 
 def without_roles(reach: Reach, tensor: torch.Tensor) -> Reach:
@@ -156,12 +170,24 @@ def _met(call: Call, tensors: Sequence[torch.Tensor], shape: Sequence[int], gate
     ndim = len(shape)
     aligned = [(None,) * (ndim - len(reach.roles)) + reach.roles for reach in reaches]
     roles = tuple(_one_role([reach_roles[place] for reach_roles in aligned], shape[place]) for place in range(ndim))
-    united = Reach(roles, _seen_together([reach.seen for reach in reaches]), None, **_paths(reaches, gated))
+    seen = _seen_together([_broadcast(reach, own, shape) for reach, own in zip(reaches, aligned, strict=True)])
+    united = Reach(roles, seen, None, **_paths(reaches, gated))
     if any(role == "conflict" for role in roles):
         lost = [reach.channels_as(()) for reach in reaches]
-        return replace(united.lost(), roles=(None,) * ndim, channels=None if None in lost else lost[0])
+        return replace(
+            united.lost(), roles=(None,) * ndim, channels=None if any(each is None for each in lost) else lost[0]
+        )
     lengths = [length for role, length in zip(roles, shape, strict=True) if role == CHANNELS]
     return replace(united, channels=_channels_together(reaches, aligned, roles, lengths))
+
+
+def _broadcast(reach: Reach, roles: Sequence[Role], shape: Sequence[int]) -> Seen:
+    """Return what a tensor sees where it is repeated along space: its places, though no longer one beside the other."""
+    repeated = any(
+        isinstance(role, tuple) and math.prod(each for _, each in role) < length
+        for role, length in zip(roles, shape, strict=True)
+    )
+    return "places" if repeated and isinstance(reach.seen, tuple) else reach.seen
 
 
 def _one_role(roles: Sequence[Any], length: int) -> Any:
@@ -205,6 +231,15 @@ def _as_it_is(call: Call) -> Reach:
     return call.source
 
 
+def _expanded(call: Call) -> Reach:
+    return _met(call, [call.arg(0)], call.result.shape)
+
+
+def _copied(call: Call) -> Reach:
+    """Return what is copied; of something that does not depend on the image, no one keeps account."""
+    return call.source.lost() if call.reach(1) is None else _met(call, [call.arg(1)], call.result.shape)
+
+
 def _cat(call: Call) -> Reach:
     tensors = list(tensors_in(call.arg(0)))
     dimension = call.dimension(call.arg(1, call.kwargs.get("dim", 0)), call.result)
@@ -231,7 +266,8 @@ def _stack(call: Call) -> Reach:
 
 
 def _longer(role: Role, length: int) -> Role:
-    return ((role[0][0], length),) if isinstance(role, tuple) else role
+    """Return the role of a dimension that has become longer: it still holds its axes, in no order."""
+    return (*((axis, 1) for axis, _ in role[:-1]), (role[-1][0], length)) if isinstance(role, tuple) else role
 
 
 def _channels_of(call: Call, tensor: torch.Tensor, like: Reach) -> Array | None:
@@ -259,8 +295,8 @@ def _behind(reach: Reach, first: int, kernels: Sequence[Window | None], output: 
     for axis, kernel, role in zip(axes, kernels, reach.roles[first:], strict=True):
         if axis is not None and kernel is not None:
             seen[axis] = kernel.behind(seen[axis])
-        elif kernel != windows.PLACE and role is not None:
-            return replace(reach, roles=roles, seen="places")
+        elif kernel != windows.PLACE:  # along what is no axis of space, or one that is lost
+            return replace(reach, roles=roles, seen=None, channels=None if role == CHANNELS else reach.channels)
     return replace(reach, roles=roles, seen=tuple(seen))
 
 
@@ -272,7 +308,7 @@ def _spread(value: Any, space: int) -> tuple[int, ...]:
 def _convolution(call: Call) -> Reach:
     weight, (stride, padding, dilation, is_transposed, _, groups) = call.args[1], call.args[3:9]
     reach, space = call.source, call.result.ndim - 2
-    if reach.roles[1] not in (CHANNELS, None):
+    if reach.roles[1] not in (CHANNELS, None) or CHANNELS in reach.roles[2:]:
         return unknown(call)
     slides = zip(weight.shape[2:], *(_spread(each, space) for each in (stride, padding, dilation)), strict=True)
     kernels = [windows.transposed(*slide) if is_transposed else windows.sliding(*slide) for slide in slides]
@@ -332,8 +368,14 @@ def _adaptive_pool(call: Call) -> Reach:
 
 
 def _resize(call: Call, taps: tuple[int, int], nearest: bool = False) -> Reach:
-    lengths = zip(call.arg(0).shape[2:], call.result.shape[2:], strict=True)
-    return _behind(call.source, 2, [windows.resized(each, taps, nearest) for each in lengths], call.result)
+    lengths = list(zip(call.arg(0).shape[2:], call.result.shape[2:], strict=True))
+    given = [each for arg in call.args[2:] for each in (arg if isinstance(arg, list | tuple) else [arg])]
+    factors = [each for each in given if isinstance(each, float)] or [after / before for before, after in lengths]
+    kernels = [
+        windows.resized(each, taps, nearest) if each[0] * factor == each[1] else None  # else steps are of other lengths
+        for each, factor in zip(lengths, factors, strict=True)
+    ]
+    return _behind(call.source, 2, kernels, call.result)
 
 
 def _interpolated(call: Call, taps: tuple[int, int] = (0, 1)) -> Reach:
@@ -514,7 +556,7 @@ def _viewed(call: Call) -> Reach:
     """Dimensions that are split or merged keep their meaning where each piece holds one kind."""
     source, before, after = call.source, call.arg(0).shape, call.result.shape
     roles: list[Role] = []
-    lost = mixed = False
+    lost = mixed = cut = False
     for old, new in _pieces(before, after):
         held = [(source.roles[place], before[place]) for place in old if before[place] != 1]
         kinds = {role if isinstance(role, str) or role is None else "space" for role, _ in held}
@@ -522,18 +564,22 @@ def _viewed(call: Call) -> Reach:
         if len(kinds) > 1:  # channels with space, or with the batch
             mixed |= len(new) == 1 and None not in kinds
             lost |= len(new) != 1 or None in kinds
-            roles += [MIXED if None not in kinds else None] * len(new)
+            whole = {axis for role, _ in held if isinstance(role, tuple) for axis, _ in role} == set(range(source.axes))
+            roles += [MIXED if None not in kinds and whole and len(new) == 1 else None] * len(new)
+            cut |= not whole
         elif kinds == {"space"}:
             axes = tuple(pair for role, _ in held if isinstance(role, tuple) for pair in role)
             spread = _axes_over(axes, lengths)
             lost |= spread is None
-            roles += spread or [axes] * len(new)
+            roles += spread or [((PART, length),) if length > 1 else None for length in lengths]
         else:
             channels_alone = kinds == {CHANNELS}
+            cut |= kinds == {MIXED} and len(new) > 1
             roles += [CHANNELS if channels_alone and length != 1 else None for length in lengths]
     lengths = [length for role, length in zip(roles, after, strict=True) if role == CHANNELS]
     channels = source.channels if mixed else source.channels_as(lengths)
     seen: Seen = "places" if lost and isinstance(source.seen, tuple) else source.seen
+    seen = None if cut and seen != "all" else seen
     return replace(source, roles=tuple(roles), seen=seen, channels=channels)
 
 
@@ -643,7 +689,7 @@ def _multiplied(reach: Reach, shape: Sequence[int]) -> Reach:
     summed = _selected(reach.across([last]), last, 0)
     if isinstance(role, tuple):
         same = shape[-1] == math.prod(length for _, length in role)
-        return replace(summed, roles=(*summed.roles, role if same else ((role[0][0], shape[-1]),)))
+        return replace(summed, roles=(*summed.roles, role if same else _longer(role, shape[-1])))
     roles = (*summed.roles, CHANNELS)
     lengths = [length for length, each in zip(shape, roles, strict=True) if each == CHANNELS]
     return _through_channels(replace(summed, roles=roles, channels=_features_of([reach], lengths)), shape[-1])
@@ -654,10 +700,8 @@ def _attention(call: Call) -> Reach:
     tensors = [reach for tensor in call.args[:3] if (reach := call.reach_of(tensor))]
     like = call.reach(0) or tensors[-1]
     lengths = [n for n, role in zip(call.result.shape, like.roles, strict=True) if role == CHANNELS]
-    known = all(reach.seen is not None for reach in tensors)
-    return replace(
-        like, seen="all" if known else None, channels=_features_of(tensors, lengths), **_paths(tensors, gated=True)
-    )
+    seen = _seen_together([reach.across([len(reach.roles) - 2]).seen for reach in tensors])
+    return replace(like, seen=seen, channels=_features_of(tensors, lengths), **_paths(tensors, gated=True))
 
 
 _SIZES = (1, 2, 3)
@@ -668,12 +712,12 @@ _ADAPTIVE_POOLS = (
 )
 _PADS = ("constant_pad_nd", *(f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in _SIZES))
 _REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "prod", "argmax", "argmin")
-_ALONG = ("_softmax", "_log_softmax", "cumsum", "sort", "_fft_r2c", "_fft_c2r", "_fft_c2c")
+_ALONG = ("_softmax", "_log_softmax", "sort", "_fft_r2c", "_fft_c2r", "_fft_c2c")
 _ATTENTIONS = ("scaled_dot_product_attention", "_native_multi_head_attention", "_transformer_encoder_layer_fwd")
 _WITHOUT_TAG = ("hardswish", "hardsigmoid", "mish", "softplus", "where", "masked_fill")
 """Pointwise operators that not every torch marks as such."""
 _SAME = ("native_dropout", "_native_batch_norm_legit_no_training", "_batch_norm_no_update", "_prelu_kernel")
-_COPIES = ("_to_copy", "copy", "detach", "alias", "expand", "lift_fresh")
+_COPIES = ("_to_copy", "detach", "alias", "lift_fresh")
 _SPLITS = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
 _VIEWS = ("view", "_unsafe_view", "_reshape_alias", "reshape", "squeeze", "flatten", "unflatten")
 
@@ -696,6 +740,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_REDUCTIONS, _reduction),
     "linalg_vector_norm": partial(_reduction, at=2),
     **dict.fromkeys(_ALONG, _along),
+    "expand": _expanded,
+    "copy": _copied,
     "cat": _cat,
     "stack": _stack,
     "permute": _permuted,
