@@ -348,6 +348,32 @@ def test_what_no_variant_has_is_said_and_not_guessed():
     assert "main_path.1, is AlphaDropout(p=0.3, inplace=False), cnnprof's is Dropout2d(p=0.3, inplace=False)" in message
 
 
+@pytest.mark.parametrize(
+    ("change", "kind", "hint"),
+    [
+        (("nn.Linear(n_in, self.out_classes)", "nn.Linear(n_in, self.out_classes, bias=False)"), "CNN", "mlp_bias"),
+        (
+            (
+                "        self.shortcut_path = nn",
+                "        shortcut_layers = shortcut_layers or [nn.ReLU()]\n        self.shortcut_path = nn",
+            ),
+            "ResidualBlock",
+            "shortcut",
+        ),
+        (('"gelu": nn.GELU,', '"gelu": lambda: nn.GELU("tanh"),'), "CNN", None),
+    ],
+)
+def test_what_is_not_explained_blames_no_other_rule(change, kind, hint, monkeypatch):
+    monkeypatch.setattr(checks, "SEARCH_S", 0.5)
+    assert failed(planted(change), kind)[-1].hint == (misses.RULES[hint] if hint else "")
+
+
+def test_a_search_ends_in_time(monkeypatch):
+    monkeypatch.setattr(checks, "SEARCH_S", 0.0)
+    message = failed(planted(("nn.Dropout2d(dropout)", "nn.Dropout(dropout)")), "ResidualBlock")[-1].message
+    assert "no rule that was tried" in message
+
+
 def test_layers_may_be_registered_in_any_order():
     shortcut = "        self.shortcut_path = nn.Sequential(*shortcut_layers)\n"
     assert failed(planted((BUILT, ""), (shortcut, shortcut + BUILT)), "ResidualBlock") == []

@@ -20,7 +20,7 @@ FEWEST_STAGES = 4
 MOST_DETOURS = 6
 """Paths beside the main one; with more, a drawing is a tangle."""
 
-_JUNCTIONS = {"add": "+", "sub": "-", "mul": "×", "div": "÷", "cat": "cat", "stack": "cat"}
+_JUNCTIONS = {"add": "+", "sub": "-", "mul": "×", "div": "÷", "cat": "cat", "stack": "stack"}
 _ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "elu": "ELU", "leaky_relu": "LeakyReLU",
                 "hardswish": "Hardswish", "hardtanh": "Hardtanh", "sigmoid": "Sigmoid", "tanh": "Tanh",
                 "mish": "Mish", "prelu": "PReLU"}  # fmt: skip

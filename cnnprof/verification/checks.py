@@ -7,13 +7,15 @@ facts on every network looked at. Where none does, what differs first is said, a
 import inspect
 import json
 import math
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import cache
 from importlib import resources
-from itertools import combinations, zip_longest
+from itertools import combinations, takewhile, zip_longest
 from typing import Any
 
 import torch
@@ -192,12 +194,12 @@ def explained(kind: str, looks: Sequence[Look], before: Mapping[str, Cause]) -> 
     looks = sorted(looks, key=lambda look: look.difference is None)  # those that differ tell sooner
     if looks[0].difference is None:
         return RIGHT
-    known = _broken_before(before)
-    for candidates in _candidates(kind, looks[0], known):
+    known, ends = _broken_before(before), time.monotonic() + SEARCH_S
+    for candidates in _candidates(kind, looks[0], known, ends):
         agreeing = _that_show(kind, candidates, looks)
         if agreeing:
             return Cause(agreeing)
-    return _with_own_weights(kind, looks, known)
+    return _with_own_weights(kind, looks, known, ends) if time.monotonic() < ends else NOT_KNOWN
 
 
 def _broken_before(before: Mapping[str, Cause]) -> list[Miss]:
@@ -222,13 +224,22 @@ def _likeliest(kind: str, cause: Cause, protocols: Sequence[Look], before: Mappi
     return replace(cause, alternatives=same_as_before or not_before or shown)
 
 
-def _candidates(kind: str, look: Look, known: Sequence[Miss]) -> Iterator[Iterable[tuple[Miss, ...]]]:
+def _candidates(kind: str, look: Look, known: Sequence[Miss], ends: float) -> Iterator[Iterable[tuple[Miss, ...]]]:
     """Yield what may be broken: one rule, then one beside those that the classes before break, then any two."""
     single = misses_of(kind)
-    yield ((miss,) for miss in single)
-    yield _beside(known, single)
-    if look.facts[0].name:  # where nothing could be built, no pair would tell more
-        yield _pairs(kind, look, single)
+    yield _in_time(((miss,) for miss in single), ends)
+    yield _in_time(_beside(known, single), ends)
+    if look.facts[0].name and time.monotonic() < ends:  # where nothing could be built, no pair would tell more
+        yield _in_time(_pairs(kind, look, single), ends)
+
+
+SEARCH_S = 12.0
+"""Spent on one class: it is no fault of the student's that cnnprof searches long."""
+
+
+def _in_time(candidates: Iterable[tuple[Miss, ...]], ends: float) -> Iterator[tuple[Miss, ...]]:
+    """Yield candidates until it is time: what is left explains nothing."""
+    return takewhile(lambda _: time.monotonic() < ends, candidates)
 
 
 def _beside(known: Sequence[Miss], single: Sequence[Miss]) -> Iterator[tuple[Miss, ...]]:
@@ -270,7 +281,7 @@ def _same(facts: Sequence[Fact], others: Sequence[Fact], length: int) -> list[bo
     return [same_fact(*pair) for pair in pairs] + [True] * (length - len(pairs))
 
 
-def _with_own_weights(kind: str, looks: Sequence[Look], known: Sequence[Miss]) -> Cause:
+def _with_own_weights(kind: str, looks: Sequence[Look], known: Sequence[Miss], ends: float) -> Cause:
     """Explain all but the initial values: something else draws random numbers, or initialises, while it is built."""
     probes = [(look, look.probe) for look in looks if isinstance(look.probe, Probe)]
     try:
@@ -278,7 +289,7 @@ def _with_own_weights(kind: str, looks: Sequence[Look], known: Sequence[Miss]) -
     except ANYTHING:
         return NOT_KNOWN
     single = misses_of(kind)
-    for candidates in ([()], [(miss,) for miss in single], _beside(known, single)) if probes else ():
+    for candidates in ([()], [(miss,) for miss in single], _in_time(_beside(known, single), ends)) if probes else ():
         agreeing = [
             misses
             for misses in candidates
@@ -350,7 +361,8 @@ def _activation_check(kind: str, builder: Builder) -> Check:
             (unknown if isinstance(look.facts[-1].value, Raised) else wrong).append(activation)
     if wrong:
         said = f"{', '.join(wrong)}: the outputs differ from cnnprof's"
-        return Check(name, "failed", None, said, "the softmax and the log-softmax are over dim 1")
+        hint = "the softmax and the log-softmax are over dim 1" if set(wrong) <= {"softmax", "logsoftmax"} else ""
+        return Check(name, "failed", None, said, hint)
     if unknown:
         return Check(name, "warning", None, f"{', '.join(unknown)}: not known to it; the course's networks need none")
     return Check(name, "ok", None, f"{', '.join(ACTIVATIONS)} agree")
@@ -455,11 +467,30 @@ def _first_layer(kind: str, look: Look) -> tuple[str, str]:
         mine, its = (_layers(built(each, look.probe.arguments)) for each in (look.builder, look.ours))
     except ANYTHING:
         return "", ""
-    for (name, layer), (_, other) in zip_longest(mine, its, fillvalue=("", "nothing")):
-        if layer != other:
-            text = f"; the first layer that differs{', ' if name else ''}{name}, is {layer}, cnnprof's is {other}"
-            return text, RULES.get(_RULE_OF.get(other.partition("(")[0], ""), "")
-    return "; its layers print as cnnprof's do: look at forward", RULES[_RULE_OF[kind]]
+    for name, layer, other in _paired(mine, its):
+        text = f"; the first layer that differs{', ' if name else ''}{name}, is {layer}, cnnprof's is {other}"
+        return text, RULES.get(_rule_of(name, layer, other), "")
+    gradients_alone = look.difference is not None and look.difference[0] and look.difference[0].name == "gradients"
+    return "; its layers print as cnnprof's do: look at forward", "" if gradients_alone else RULES[_RULE_OF[kind]]
+
+
+def _paired(mine: Sequence[tuple[str, str]], its: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Pair the layers that differ, by how they print: a student may have names of its own, or a layer too many."""
+    printed = [[layer for _, layer in layers] for layers in (mine, its)]
+    for tag, start, end, others, other_end in SequenceMatcher(a=printed[0], b=printed[1], autojunk=False).get_opcodes():
+        if tag != "equal":
+            pairs = zip_longest(mine[start:end], printed[1][others:other_end])
+            yield from ((*(own or ("", "nothing")), other or "nothing") for own, other in pairs)
+
+
+def _rule_of(name: str, layer: str, other: str) -> str:
+    """Name the rule that a layer breaks which is not as cnnprof's."""
+    if "shortcut" in name:
+        return "shortcut"
+    kind = other.partition("(")[0]
+    if layer.replace(", bias=False", "") == other.replace(", bias=True", ""):
+        return {"Linear": "mlp_bias", "Conv2d": "bias"}.get(kind, "")
+    return _RULE_OF.get(kind, "")
 
 
 _RULE_OF = {
