@@ -251,6 +251,10 @@ NET_MISSES = {
         "a feature count found by a pass in train mode, which draws masks and moves statistics",
     ),
     "never a bottleneck": ((NARROW, "            if False:\n"), "no bottleneck blocks"),
+    "the image's channels": (
+        ("in_channels == group[-1]", "self.in_size[0] == group[-1]"),
+        "bottlenecks chosen by the image's channels, not the group's input",
+    ),
     "no options for bottlenecks": (
         ("ResidualBottleneckBlock(in_channels, inner, [3] * len(inner), **options)",
          "ResidualBottleneckBlock(in_channels, inner, [3] * len(inner))"),

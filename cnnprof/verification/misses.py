@@ -298,6 +298,7 @@ WRONG: Mapping[str, Mapping[str, Mapping[Any, str]]] = {
             "never": "no bottleneck blocks",
             "whatever the length": "bottlenecks of groups with fewer than 3 entries",
             "whatever the channels": "bottlenecks where the channels do not allow them",
+            "where the image's channels allow": "bottlenecks chosen by the image's channels, not the group's input",
             "where a group ends as it starts": "bottlenecks chosen by group[0] == group[-1]",
             "in full groups": "a leftover group that is never a bottleneck",
         },

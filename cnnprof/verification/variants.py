@@ -337,6 +337,7 @@ class Network(nn.Module):
             "never": False,
             "whatever the length": before == group[-1],
             "whatever the channels": len(group) >= 3,
+            "where the image's channels allow": len(group) >= 3 and self._image_channels == group[-1],
             "where a group ends as it starts": len(group) >= 3 and group[0] == group[-1],
             "in full groups": len(group) >= 3 and before == group[-1] and full,
         }[chosen.bottlenecks]
