@@ -85,7 +85,8 @@ _NETS: Sequence[dict[str, Any]] = (
      "hidden_dims": [7], "batchnorm": True, "dropout": 0.3, **_LEAKY, "bottleneck": True,
      "pooling_type": "max", "pooling_params": {"kernel_size": 2}},
     {"in_size": (4, 8, 8), "out_classes": 3, "channels": [4, 6, 4, 5, 3, 6, 7, 3, 6], "pool_every": 3,
-     "hidden_dims": [6], "activation_type": "tanh", "dropout": 0.4, "bottleneck": True, "pooling_params": {"kernel_size": 2, "stride": 1}},
+     "hidden_dims": [6], "activation_type": "tanh", "dropout": 0.4, "bottleneck": True,
+     "pooling_params": {"kernel_size": 2, "stride": 1}},
     {"in_size": (5, 8, 8), "out_classes": 3, "channels": [6, 5, 4, 5], "pool_every": 2, "hidden_dims": [6],
      "bottleneck": True, "pooling_params": {"kernel_size": 2}},
 )  # fmt: skip
