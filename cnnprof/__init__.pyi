@@ -20,8 +20,12 @@ from .records import Comparison as Comparison
 from .records import MachineReport as MachineReport
 from .records import MemoryProfile as MemoryProfile
 from .records import Profile as Profile
+from .records import Training as Training
 from .records import Verification as Verification
 from .reporting import load as load
 from .reporting import save as save
 from .reporting import to_dataframe as to_dataframe
+from .training.trainer import ClassifierTrainer as ClassifierTrainer
+from .training.trainer import EpochResult as EpochResult
+from .training.trainer import FitResult as FitResult
 from .verification.process import verify as verify

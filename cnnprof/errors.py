@@ -1,8 +1,12 @@
-"""The one error that is the user's to mend: one line that says what was asked, what was found, what to do."""
+"""Errors that are the user's to mend, in one line: what was asked, what was found, what to do."""
 
 
 class UsageError(ValueError):
     """Unusable input: the command line prints its text as it is and exits with code 2."""
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss that is no number any more."""
 
 
 def first_line(error: BaseException) -> str:

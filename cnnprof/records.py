@@ -714,7 +714,8 @@ class Candidate:
     mixing: Mixing | None = None
     latency: ByMode[Latency] = field(default_factory=ByMode)
     memory: ByMode[Memory] = field(default_factory=ByMode)
-    training_run: None = None
+    training_run: "TrainingRun | None" = None
+    """Of the first seed, where it was trained."""
     time: TimeByLayer | None = None
     not_numbers: tuple[Mode, ...] = ()
     """Modes whose outputs, or loss, hold NaN."""
@@ -855,9 +856,9 @@ class Settings:
     """None: torch's own."""
     modes: tuple[Mode, ...] = MODES
     roofline: bool = False
+    """Put layers against the machine's roofs."""
     erf: bool = False
     """Measure effective receptive fields, too."""
-    """Put layers against the machine's roofs."""
     processes: bool = False
     """Every session runs in a process of its own."""
     time_s: float | None = None
@@ -901,6 +902,8 @@ class Comparison(Shown):
     """The machine's roofs, where layers were put against them."""
     map: RatioMap | None = None
     """Pairs at equal values, where two models were asked for over several."""
+    training: "Training | None" = None
+    """What they learn, or small networks made of them, where that was asked for."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where the first profile is not the baseline, or the others are not compared with it."""
@@ -1093,8 +1096,164 @@ class Verification(Shown):
         return self.failure is None and not any(check.status == "failed" for check in self.checks)
 
 
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The images that were trained and tested on."""
+
+    name: str
+    note: str
+    """What was taken, and how it was made to fit."""
+    classes: int
+    train_images: int
+    test_images: int
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How every model was trained: alike."""
+
+    batch_size: int
+    optimizer: str
+    """As torch.optim names it, with its arguments."""
+    epochs: int | None
+    """None: as many as `time_s` allows."""
+    time_s: float | None
+    """Seconds of training steps for each model and seed; None: as long as `epochs` take."""
+    seeds: tuple[int, ...]
+    """Of weights, order of images, augmentation and dropout."""
+    device: str = "cpu"
+    augment: bool = False
+    amp: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    threads: int | None = None
+    loss: str = "cross-entropy"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model that was trained."""
+
+    name: str
+    model: str
+    """What it resolved to."""
+    input_size: Size
+    params: int
+    macs: int
+    """Of one image's forward pass."""
+    training_macs: int
+    """Of one image forward and backward."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One model trained from one seed, epoch by epoch. Losses are means over an epoch's samples."""
+
+    model: str
+    seed: int
+    train_loss: tuple[float, ...] = ()
+    train_accuracy_percent: tuple[float, ...] = ()
+    test_loss: tuple[float, ...] = ()
+    test_accuracy_percent: tuple[float, ...] = ()
+    images: tuple[int, ...] = ()
+    """Trained on, by epoch."""
+    step_times_s: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    """Of training steps, waiting for data included, by epoch."""
+    test_wrong: tuple[int, ...] = field(default=(), repr=False)
+    """The test images, by their place, that it names wrongly after its last epoch."""
+    resumed_at: int = 0
+    """The epochs that a checkpoint brought."""
+    failure: str | None = None
+    """Why it stopped before its end."""
+
+    @property
+    def train_s(self) -> float:
+        """Seconds of training steps."""
+        return math.fsum(self.epoch_s)
+
+    @property
+    def epoch_s(self) -> tuple[float, ...]:
+        """Seconds of training steps by epoch."""
+        return tuple(map(math.fsum, self.step_times_s))
+
+    @property
+    def images_seen(self) -> int:
+        """Trained on, in all epochs."""
+        return sum(self.images)
+
+    @property
+    def final_percent(self) -> float | None:
+        """Test accuracy after the last epoch."""
+        return self.test_accuracy_percent[-1] if self.test_accuracy_percent else None
+
+
+@dataclass(frozen=True)
+class AccuracyDifference:
+    """Test accuracy of a candidate less that of the baseline, in percentage points, paired over seeds."""
+
+    difference: float | None
+    ci95: Interval | None
+    """None where fewer than two seeds carry it."""
+    verdict: statistics.AccuracyVerdict
+    seeds: int
+
+
+@dataclass(frozen=True)
+class TrainingContrast:
+    """A candidate against the baseline."""
+
+    name: str
+    test_accuracy_percent: AccuracyDifference
+
+
+@dataclass(frozen=True)
+class LayerNorms:
+    """How large a layer's output and the gradient at it are, before any training: root mean squares."""
+
+    path: str
+    activation: float | None
+    gradient: float | None
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What becomes of activations and gradients on the way through a network."""
+
+    model: str
+    layers: tuple[LayerNorms, ...]
+    """Layers with weights, in the order in which they run."""
+
+
+@dataclass(frozen=True)
+class Training(Shown):
+    """Models trained on the same data in the same order; the first is the baseline."""
+
+    command: str
+    commit: str | None
+    created: str
+    machine: Machine
+    data: str
+    dataset: DataSet
+    config: TrainingConfig
+    baseline: str
+    models: tuple[Learner, ...]
+    runs: tuple[TrainingRun, ...]
+    comparisons: tuple[TrainingContrast, ...]
+    doubts: tuple[Doubt, ...] = ()
+    partial: bool = False
+    """It was interrupted."""
+    depths: tuple[Depth, ...] = ()
+
+    def runs_of(self, name: str) -> tuple[TrainingRun, ...]:
+        """Return a model's runs, a seed each."""
+        return tuple(run for run in self.runs if run.model == name)
+
+
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification
+Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification | Training
 """Whatever is saved, printed and reported."""

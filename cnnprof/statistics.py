@@ -13,6 +13,7 @@ from typing import Literal
 
 Interval = tuple[float, float]
 Verdict = Literal["equal", "faster", "slower", "inconclusive"]
+AccuracyVerdict = Literal["equal", "higher", "lower", "inconclusive"]
 
 MARGIN = 0.02
 """Candidates whose ratio lies within this of 1, either way, are called equal."""
@@ -114,3 +115,37 @@ def verdict(bounds: Interval | None, margin: float = MARGIN) -> Verdict:
     if low >= 1 / factor and high <= factor:
         return "equal"
     return "faster" if high < 1 else "slower" if low > 1 else "inconclusive"
+
+
+# Accuracies ----------------------------------------------------------------------------------------------------------
+
+ACCURACY_MARGIN = 1.0
+"""Percentage points: accuracies whose difference lies within this of 0, either way, are called equal."""
+
+
+def paired(differences: Sequence[float], sampling_error: float, confidence: float = CONFIDENCE) -> Interval | None:
+    """Return the interval of a mean difference over seeds, on other test samples too; None of fewer than two seeds.
+
+    Two things vary: the seeds (Student's t of their differences), and the samples that the test set happens to hold,
+    whose standard error `sampling_error` no number of seeds makes smaller. Their half-widths add in squares.
+    """
+    number = len(differences)
+    if number < 2:
+        return None
+    import numpy as np
+    from scipy.special import ndtri, stdtrit
+
+    mean, error = float(np.mean(differences)), float(np.std(differences, ddof=1)) / math.sqrt(number)
+    tail = (1 + confidence) / 2
+    half_width = math.hypot(float(stdtrit(number - 1, tail)) * error, float(ndtri(tail)) * sampling_error)
+    return mean - half_width, mean + half_width
+
+
+def accuracy_verdict(bounds: Interval | None, margin: float = ACCURACY_MARGIN) -> AccuracyVerdict:
+    """Judge an interval of a difference candidate - baseline of accuracies, in percentage points."""
+    if bounds is None:
+        return "inconclusive"
+    low, high = bounds
+    if -margin <= low and high <= margin:
+        return "equal"
+    return "higher" if low > 0 else "lower" if high < 0 else "inconclusive"

@@ -25,6 +25,7 @@ KINDS: dict[str, type[records.Record]] = {
     "machine": records.MachineReport,
     "memory": records.MemoryProfile,
     "verification": records.Verification,
+    "training": records.Training,
 }
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
@@ -37,6 +38,7 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.Cell: ("won", "training_won"),
     records.MemoryProfile: ("error",),
     records.Verification: ("passed",),
+    records.TrainingRun: ("train_s", "epoch_s", "images_seen"),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 
@@ -86,24 +88,27 @@ def to_json(record: records.Record) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file by rename, so that neither a reader nor a kill meets half of it. Raises UsageError."""
+    """Write a file by rename. Raises UsageError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name[:40]}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.chmod(0o666 & ~_umask())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        write_bytes(path, text.encode())
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}; choose another place with -o") from None
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file by rename, so that neither a reader nor a kill meets half of it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:40]}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def check_writable(directory: Path) -> None:

@@ -204,3 +204,8 @@ def distance(value: float) -> str:
 def plural(number: int, noun: str) -> str:
     """1 operator, 2 operators."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def loss(value: float) -> str:
+    """0.69314 -> 0.693; below a thousandth 1.2e-05."""
+    return f"{value:.3f}" if not 0 < abs(value) < 1e-3 else f"{value:.1e}"

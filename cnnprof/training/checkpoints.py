@@ -1,0 +1,96 @@
+"""What a training run needs to go on where it stopped, in one file that is whole or not there.
+
+The file holds tensors, numbers and words alone, and is read with `weights_only`: nothing in it can run.
+"""
+
+import io
+import pickle
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnnprof import store, units
+from cnnprof.errors import UsageError, first_line
+
+SCHEMA = "cnnprof.checkpoint/1"
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """Where every generator stands that training can draw from."""
+
+    states: Mapping[str, Any]
+
+    @classmethod
+    def now(cls, generators: Iterable[torch.Generator] = ()) -> "RandomState":
+        """Take the states of torch, CUDA, Python and NumPy, and of a loader's own generators."""
+        name, keys, *rest = np.random.get_state(legacy=True)
+        return cls(
+            {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all()
+                if torch.cuda.is_available() and torch.cuda.is_initialized()
+                else [],
+                "python": random.getstate(),
+                "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+                "generators": [generator.get_state() for generator in generators],
+            }
+        )
+
+    def restore(self, generators: Iterable[torch.Generator] = ()) -> None:
+        """Put all of them back."""
+        torch.set_rng_state(self.states["torch"])
+        if torch.cuda.is_available() and self.states["cuda"]:
+            torch.cuda.set_rng_state_all(self.states["cuda"])
+        random.setstate(self.states["python"])
+        name, keys, *rest = self.states["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        for generator, state in zip(generators, self.states["generators"], strict=False):
+            generator.set_state(state)
+
+
+def path_of(name: str | Path) -> Path:
+    """Return the file that a name without an ending stands for: NAME.pt."""
+    path = Path(name)
+    return path if path.suffix == ".pt" else path.with_name(f"{path.name}.pt")
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint by rename: the earlier one stands until the new one is whole. Raises OSError."""
+    buffer = io.BytesIO()
+    torch.save({"schema": SCHEMA, **state}, buffer)
+    store.write_bytes(path, buffer.getbuffer())
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint; None where there is none. Raises UsageError for a file that is no checkpoint of ours."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UsageError(f"{path}: cannot be read as a checkpoint: {first_line(error)}; {_INSTEAD}") from None
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        raise UsageError(f"{path}: is no {SCHEMA}; {_INSTEAD}")
+    return state
+
+
+def check_is_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Tensor]) -> None:
+    """Raise UsageError where the tensors of a checkpoint are not those of a model."""
+    for name in (*model, *saved):
+        mine, its = (None if found is None else tuple(found.shape) for found in (model.get(name), saved.get(name)))
+        if mine != its:
+            raise UsageError(f"{path}: is of another model: its {name} is {_told(its)}, here {_told(mine)}; {_INSTEAD}")
+
+
+def _told(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else units.size(shape) or "a number"
+
+
+_INSTEAD = "choose another file, or remove this one to begin anew"

@@ -1,0 +1,425 @@
+"""Trains and tests classifiers: epochs of batches, early stopping, checkpoints that a run goes on from.
+
+The loop never waits for the device: losses and hits stay there, and are fetched at a tick, a few times a second.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from inspect import signature
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cnnprof.errors import NotFiniteError, UsageError
+from cnnprof.training import checkpoints as files
+from cnnprof.training.progress import Tick, bar
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Takes scores (N, C) and labels (N,), gives one number."""
+Batches = Iterable[Sequence[Tensor]]
+"""Batches of images (N, ...) and labels (N,): a DataLoader, or anything like it."""
+Listener = Callable[[Tick], None]
+
+TICK_S = 0.25
+"""Between two looks at the losses: each waits for the device."""
+
+
+class EpochResult(NamedTuple):
+    """What one pass over the batches gave."""
+
+    losses: list[float]
+    """One a batch."""
+    accuracy: float
+    """Percent of the samples seen."""
+
+
+class FitResult(NamedTuple):
+    """What each epoch gave: losses are means over its samples, accuracies percent."""
+
+    num_epochs: int
+    train_loss: list[float]
+    train_acc: list[float]
+    test_loss: list[float]
+    test_acc: list[float]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the batches, whole."""
+
+    losses: tuple[float, ...]
+    sizes: tuple[int, ...]
+    """Samples by batch."""
+    right: tuple[bool, ...]
+    """By sample: whether its highest score is its label's."""
+    step_times_s: tuple[float, ...]
+    """From one step's start to the next one's, waiting for data included."""
+
+    @property
+    def loss(self) -> float:
+        """The mean over its samples."""
+        return sum(map(math.prod, zip(self.losses, self.sizes, strict=True))) / sum(self.sizes)
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of its samples."""
+        return 100 * sum(self.right) / len(self.right)
+
+
+@dataclass(frozen=True)
+class History:
+    """All that a run has shown so far, epoch by epoch."""
+
+    train_loss: tuple[float, ...] = ()
+    train_accuracy_percent: tuple[float, ...] = ()
+    test_loss: tuple[float, ...] = ()
+    test_accuracy_percent: tuple[float, ...] = ()
+    images: tuple[int, ...] = ()
+    """Trained on, by epoch."""
+    step_times_s: tuple[tuple[float, ...], ...] = ()
+    """Of training steps, by epoch."""
+    test_right: tuple[bool, ...] = ()
+    """By test sample, of the last epoch."""
+    not_saved: str | None = None
+    """Why the last checkpoint could not be written."""
+    resumed_at: int = 0
+    """The epochs that a checkpoint brought."""
+
+    @property
+    def epochs(self) -> int:
+        """How many there were."""
+        return len(self.train_loss)
+
+    @property
+    def train_s(self) -> float:
+        """Seconds spent on training steps."""
+        return sum(map(sum, self.step_times_s))
+
+    def after(self, train: Epoch, test: Epoch) -> "History":
+        """Add an epoch."""
+        return replace(
+            self,
+            train_loss=(*self.train_loss, train.loss),
+            train_accuracy_percent=(*self.train_accuracy_percent, train.accuracy),
+            test_loss=(*self.test_loss, test.loss),
+            test_accuracy_percent=(*self.test_accuracy_percent, test.accuracy),
+            images=(*self.images, sum(train.sizes)),
+            step_times_s=(*self.step_times_s, train.step_times_s),
+            test_right=test.right,
+        )
+
+    @property
+    def since_best(self) -> int:
+        """Epochs since the test accuracy was last higher than ever before."""
+        accuracies = self.test_accuracy_percent
+        return len(accuracies) - 1 - accuracies.index(max(accuracies)) if accuracies else 0
+
+
+class ClassifierTrainer:
+    """Trains a network with scores (N, C) with any loss and optimizer.
+
+    The optimizer holds the model's parameters. With `device` the model is moved there; else it is trained where it
+    lies. `amp` computes in bfloat16 where autocast holds that safe; `compile` runs the model through torch.compile;
+    `channels_last` lays weights and images out so.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Loss,
+        optimizer: torch.optim.Optimizer,
+        device: str | torch.device | None = None,
+        *,
+        amp: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
+        listener: Listener | None = None,
+    ) -> None:
+        """`listener` hears of every tick in place of the progress bar."""
+        self.model = model if device is None else model.to(device)
+        self.loss_fn, self.optimizer = loss_fn, optimizer
+        first = next(model.parameters(), None)
+        self.device = torch.device(device or (first.device if first is not None else "cpu"))
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
+        self._layout = torch.channels_last if channels_last else torch.preserve_format
+        self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if amp else nullcontext
+        self._called: Callable[[Tensor], Any] = torch.compile(model) if compile else model
+        self._listener = listener
+        closure = signature(optimizer.step).parameters.get("closure")
+        self._needs_closure = closure is not None and closure.default is closure.empty
+
+    # One epoch -------------------------------------------------------------------------------------------------------
+
+    def train_epoch(self, dl: Batches, max_batches: int | None = None, verbose: bool = True) -> EpochResult:
+        """Train on every batch, in train mode. Raises NotFiniteError where the loss is no number any more."""
+        epoch = self._train(dl, max_batches, verbose)
+        return EpochResult([*epoch.losses], epoch.accuracy)
+
+    def test_epoch(self, dl: Batches, max_batches: int | None = None, verbose: bool = True) -> EpochResult:
+        """Test on every batch, in eval mode and without gradients; the mode is put back."""
+        epoch = self._test(dl, max_batches, verbose)
+        return EpochResult([*epoch.losses], epoch.accuracy)
+
+    def _train(
+        self, dl: Batches, max_batches: int | None, verbose: bool, number: int = 1, time_s: float = math.inf
+    ) -> Epoch:
+        self.model.train()
+        with self._shown(f"train {number}", verbose) as shown:
+            return self._pass(dl, max_batches, self._train_step, shown, time_s, must_be_finite=True)
+
+    def _test(self, dl: Batches, max_batches: int | None, verbose: bool, number: int = 1) -> Epoch:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), self._shown(f"test {number}", verbose) as shown:
+                return self._pass(dl, max_batches, self._scored, shown)
+        finally:
+            self.model.train(training)
+
+    def _shown(self, what: str, verbose: bool) -> AbstractContextManager[Listener]:
+        if self._listener is not None:
+            return nullcontext(self._listener)
+        return bar(what) if verbose else nullcontext(lambda tick: None)
+
+    def _pass(
+        self,
+        dl: Batches,
+        max_batches: int | None,
+        step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        shown: Listener,
+        time_s: float = math.inf,
+        must_be_finite: bool = False,
+    ) -> Epoch:
+        """Take every batch through a step that gives its loss and its hits."""
+        seen = _Seen(must_be_finite)
+        batches = len(dl) if isinstance(dl, Sized) else None
+        total = min(batches or max_batches, max_batches or batches) if batches or max_batches else None  # type: ignore[type-var]
+        watch = _Stopwatch(self.device)
+        begun = looked = time.perf_counter()
+        for images, labels in islice(dl, max_batches):
+            layout = self._layout if images.ndim == 4 else torch.preserve_format
+            images = images.to(self.device, non_blocking=True, memory_format=layout)
+            seen.add(*step(images, labels.to(self.device, non_blocking=True)))
+            watch.lap()
+            now = time.perf_counter()
+            if now - looked >= TICK_S:
+                seen.fetch()
+                looked = now = time.perf_counter()
+                shown(seen.tick(total, now - begun))
+            if now - begun >= time_s:
+                break
+        seen.fetch()
+        if not seen.losses:
+            raise UsageError("there is no batch to train or test on: the loader is empty, or max_batches is 0")
+        epoch = seen.epoch(watch.laps_s())
+        shown(seen.tick(len(seen.losses), time.perf_counter() - begun))
+        return epoch
+
+    def _scored(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            scores = scores_of(self._called(images))
+            loss = self.loss_fn(scores, labels)
+        return loss, scores.detach().argmax(1) == labels
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        found: list[tuple[Tensor, Tensor]] = []
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, hits = self._scored(images, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            found.append((loss.detach(), hits))
+            return loss
+
+        if self._needs_closure:  # it calls it several times; the first time shows the weights that the batch met
+            self.optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            closure()
+            self.optimizer.step()
+        return found[0]
+
+    # Many epochs -----------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        dl_train: Batches,
+        dl_test: Batches,
+        num_epochs: int,
+        checkpoints: str | Path | None = None,
+        early_stopping: int | None = None,
+        max_batches: int | None = None,
+        verbose: bool = True,
+    ) -> FitResult:
+        """Train and test `num_epochs` times.
+
+        `checkpoints` names a file, NAME.pt, that is written after every epoch; where it is there already, the run goes
+        on from it and gives what an uninterrupted one would have given, random numbers included. `early_stopping`: as
+        many epochs without a higher test accuracy end it. Raises UsageError for a checkpoint of another model, and
+        NotFiniteError where the loss is no number any more; the last checkpoint stands.
+        """
+        history = History()
+        for history in self.epochs(dl_train, dl_test, num_epochs, checkpoints, early_stopping, max_batches, verbose):
+            if history.not_saved:
+                warnings.warn(history.not_saved, RuntimeWarning, stacklevel=2)
+        return FitResult(
+            history.epochs,
+            [*history.train_loss],
+            [*history.train_accuracy_percent],
+            [*history.test_loss],
+            [*history.test_accuracy_percent],
+        )
+
+    def epochs(
+        self,
+        dl_train: Batches,
+        dl_test: Batches,
+        num_epochs: int | None,
+        checkpoints: str | Path | None = None,
+        early_stopping: int | None = None,
+        max_batches: int | None = None,
+        verbose: bool = True,
+        time_s: float = math.inf,
+    ) -> Iterator[History]:
+        """Yield the history, as a checkpoint holds it, then after every epoch.
+
+        The run keeps its own random state, so that several can take turns and each gives what it gives alone. It ends
+        after `num_epochs`, or with the step in which its training has taken `time_s`.
+        """
+        generators = _generators(dl_train, dl_test)
+        path = files.path_of(checkpoints) if checkpoints is not None else None
+        history, state = (path and self._resumed(path, generators)) or (History(), files.RandomState.now(generators))
+        if history.epochs:
+            yield history
+        while not _ended(history, num_epochs, early_stopping, time_s):
+            state.restore(generators)
+            for each in _with_samplers(dl_train):
+                if hasattr(each, "set_epoch"):
+                    each.set_epoch(history.epochs)
+            number = history.epochs + 1
+            try:
+                train = self._train(dl_train, max_batches, verbose, number, time_s - history.train_s)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"epoch {number}, {error}") from None
+            history = history.after(train, self._test(dl_test, max_batches, verbose, number))
+            state = files.RandomState.now(generators)
+            if path is not None:
+                history = replace(history, not_saved=self._not_saved(path, history, state))
+            yield history
+
+    def _not_saved(self, path: Path, history: History, state: files.RandomState) -> str | None:
+        """Write a checkpoint; where that fails, say why: what is learned is worth more than the file."""
+        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        try:
+            files.save(path, {**tensors, "history": asdict(history), "random": state.states})
+        except OSError as error:
+            return f"{path}: epoch {history.epochs} was not saved: {error.strerror}; an earlier checkpoint still stands"
+        return None
+
+    def _resumed(self, path: Path, generators: Sequence[torch.Generator]) -> tuple[History, files.RandomState] | None:
+        saved = files.load(path)
+        if saved is None:
+            return None
+        files.check_is_of(path, saved["model"], self.model.state_dict())
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except ValueError as error:
+            raise UsageError(f"{path}: is of another optimizer: {error}; choose another file, or remove it") from None
+        self.model.load_state_dict(saved["model"])
+        history = History(**saved["history"])
+        state = files.RandomState(saved["random"])
+        state.restore(generators)
+        return replace(history, resumed_at=history.epochs), state
+
+
+def _ended(history: History, num_epochs: int | None, early_stopping: int | None, time_s: float) -> bool:
+    enough = num_epochs is not None and history.epochs >= num_epochs
+    stale = early_stopping is not None and history.since_best >= early_stopping
+    return enough or stale or history.train_s >= time_s
+
+
+def _generators(*loaders: Batches) -> list[torch.Generator]:
+    """Return the generators that loaders draw their order from, where they have their own."""
+    found = [getattr(each, "generator", None) for each in _with_samplers(*loaders)]
+    return [each for each in dict.fromkeys(found) if isinstance(each, torch.Generator)]
+
+
+def _with_samplers(*loaders: Batches) -> list[Any]:
+    return [each for dl in loaders for each in (dl, getattr(dl, "sampler", None))]
+
+
+def scores_of(output: Any) -> Tensor:
+    """Return the scores (N, C) of a classifier: of several outputs the first. Raises UsageError for anything else."""
+    scores = output
+    while not isinstance(scores, Tensor) and isinstance(scores, tuple | list | Mapping) and len(scores):
+        scores = next(iter(scores.values() if isinstance(scores, Mapping) else scores))
+    if not isinstance(scores, Tensor) or scores.ndim != 2:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise UsageError(f"a classifier gives scores (N, C); the model gave {shape}")
+    return scores
+
+
+class _Seen:
+    """Losses and hits of a pass: on the device until they are fetched."""
+
+    def __init__(self, must_be_finite: bool) -> None:
+        self.losses: list[float] = []
+        self.right: list[bool] = []
+        self.sizes: list[int] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._must_be_finite = must_be_finite
+
+    def add(self, loss: Tensor, hits: Tensor) -> None:
+        self._waiting.append((loss, hits))
+        self.sizes.append(len(hits))
+
+    def fetch(self) -> None:
+        """Wait for the device. Raises NotFiniteError."""
+        if self._waiting:
+            losses, hits = zip(*self._waiting, strict=True)
+            self.losses += torch.stack(losses).tolist()
+            self.right += torch.cat(hits).tolist()
+            self._waiting.clear()
+        if self._must_be_finite and not math.isfinite(sum(self.losses)):
+            step = next(number for number, loss in enumerate(self.losses, 1) if not math.isfinite(loss))
+            found = self.losses[step - 1]
+            raise NotFiniteError(f"step {step}: the loss became {found}; a lower learning rate may help")
+
+    def tick(self, total: int | None, passed_s: float) -> Tick:
+        seen = len(self.right)
+        return Tick(len(self.losses), total, self.losses[-1], 100 * sum(self.right) / seen, seen / passed_s)
+
+    def epoch(self, laps_s: Sequence[float]) -> Epoch:
+        return Epoch(tuple(self.losses), tuple(self.sizes), tuple(self.right), tuple(laps_s))
+
+
+class _Stopwatch:
+    """Time between laps, on the device's own clock where that runs ahead of ours."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[Any] = []
+        self.lap()
+
+    def lap(self) -> None:
+        if self._device.type == "cuda":
+            self._marks.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+            self._marks[-1].record(torch.cuda.current_stream(self._device))
+        else:
+            self._marks.append(time.perf_counter())
+
+    def laps_s(self) -> list[float]:
+        """Return the time between each two laps. On CUDA all of them must have been waited for."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        if self._device.type == "cuda":
+            self._marks[-1].synchronize()
+            return [one.elapsed_time(other) / 1e3 for one, other in pairs]
+        return [other - one for one, other in pairs]
