@@ -1,14 +1,15 @@
 from ._version import __version__ as __version__
 from .analysis.operators import clear_caches as clear_caches
+from .errors import Interrupted as Interrupted
 from .errors import UsageError as UsageError
 from .footprint import predict_memory as predict_memory
+from .learning import train as train
 from .matching import matched as matched
 from .models.classifier import ArgMaxClassifier as ArgMaxClassifier
 from .models.cnn import CNN as CNN
 from .models.residual import ResidualBlock as ResidualBlock
 from .models.residual import ResidualBottleneckBlock as ResidualBottleneckBlock
 from .models.residual import ResNet as ResNet
-from .profiling import Interrupted as Interrupted
 from .profiling import Listener as Listener
 from .profiling import analyze as analyze
 from .profiling import compare as compare

@@ -11,20 +11,22 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cnnprof._version import __version__
-from cnnprof.errors import UsageError
+from cnnprof.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cnnprof.learning import Classroom
     from cnnprof.profiling import Listener
-    from cnnprof.records import Record, Run
+    from cnnprof.records import Comparison, Record, Run, Training
+    from cnnprof.training.progress import Tick
 
 STARTED = time.perf_counter()
 REPORTS = Path("reports")
@@ -147,6 +149,23 @@ Output = Annotated[
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no files.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, and no table.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Times that all images are seen: 10.")]
+TrainSeconds = Annotated[
+    float | None, typer.Option("--seconds", help="Of training steps, for each model and seed, in place of epochs.")
+]
+Seeds = Annotated[int, typer.Option("--seeds", help="How many: each model is trained from each.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        help="auto, digits, cifar10, cifar100, mnist, fashion-mnist, folder:PATH, fake; auto: CIFAR-10 or digits.",
+    ),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Where data sets lie: ~/.pytorch-datasets.")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")]
 ShowWork = Annotated[
     bool, typer.Option("--show-work", help="Show how parameters and MACs come about, in symbols and in numbers.")
 ]
@@ -187,6 +206,14 @@ def compare(
     roofline: Roofline = False,
     erf: Erf = False,
     show_work: ShowWork = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train them, too; of blocks, small networks made of them.")
+    ] = False,
+    epochs: Epochs = None,
+    train_s: TrainSeconds = None,
+    seeds: Seeds = 3,
+    data: Data = "auto",
+    data_dir: DataDir = None,
     seed: Seed = 42,
     allocator: Allocator = "kept",
     cudnn_benchmark: CudnnBenchmark = None,
@@ -207,6 +234,8 @@ def compare(
         )
     if models and len(models) < 2 and (match or not over):
         raise UsageError(f"compare takes two models or more and was given {models[0]!r} alone; try cnnprof profile")
+    if train and over:
+        raise UsageError(f"--train: with --over {', '.join(over)} there is no one pair to train; leave one of both out")
     if vary and not match:
         raise UsageError(f"--vary {vary!r}: --match params or --match macs says what it is varied for")
     _measure(models or [], locals())
@@ -368,6 +397,115 @@ _OPTIMIZERS = ("sgd(momentum=0.9)", "adamw")
 
 
 @app.command()
+def train(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Classifiers; the first is the baseline.")],
+    epochs: Epochs = None,
+    time_s: TrainSeconds = None,
+    data: Data = "auto",
+    data_dir: DataDir = None,
+    download: Download = False,
+    augment: Annotated[bool, typer.Option("--augment", help="Flip and shift training images at random.")] = False,
+    input_size: InputSize = None,
+    batch_size: Batch = 64,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="Of torch.optim: 'sgd(lr=0.1)'.")] = "adam",
+    lr: Annotated[float | None, typer.Option("--lr", help="Its learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="Its weight decay.")] = None,
+    momentum: Annotated[float | None, typer.Option("--momentum", help="Its momentum, where it has one.")] = None,
+    seeds: Seeds = 3,
+    seed: Annotated[int, typer.Option("--seed", help="The first of the seeds.")] = 42,
+    device: Device = "auto",
+    amp: Amp = False,
+    channels_last: ChannelsLast = False,
+    compile_: Compile = False,
+    threads: Threads = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoints", metavar="DIR", help="Keep checkpoints there; else in checkpoints/ until it is done."
+        ),
+    ] = None,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train classifiers side by side, on the same images in the same order, from several seeds."""
+    places, size = _places(output), _size(input_size)
+    with _only_json_on_stdout(as_json) as console:
+        with _torch_loading():
+            from cnnprof import learning, optimizers
+        from cnnprof.reporting import terminal
+
+        keeper = _Keeper(places, lambda run: f"{_slug('-vs-'.join(each.name for each in run.models))}-training")
+        with _training_bar(quiet or as_json) as tick:
+            record: Training
+            try:
+                record = learning.train(
+                    models,
+                    size,
+                    batch_size,
+                    data=data,
+                    data_dir=data_dir,
+                    download=download,
+                    epochs=epochs,
+                    time_s=time_s,
+                    optimizer=optimizers.with_arguments(optimizer, lr=lr, weight_decay=weight_decay, momentum=momentum),
+                    seeds=_seeds(seed, seeds),
+                    augment=augment,
+                    device=device,
+                    amp=amp,
+                    channels_last=channels_last,
+                    compile=compile_,
+                    threads=threads,
+                    checkpoints=checkpoints or Path("checkpoints"),
+                    keep_checkpoints=checkpoints is not None,
+                    audience=learning.Audience(keeper.update, tick),
+                )
+            except Interrupted as interrupted:
+                record = interrupted.run
+        targets = keeper.finish(record)
+        if not (quiet or as_json):
+            console.print(terminal.renderable(record))
+            if targets:
+                console.print(f"Report  {_said(targets)}  {_took()}", highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json(record)
+    raise typer.Exit(_training_code(record))
+
+
+def _training_code(record: "Training") -> int:
+    if record.partial:
+        return _complain("interrupted: the same command goes on from the last whole epochs", 130)
+    failed = [run for run in record.runs if run.failure]
+    for run in failed:
+        _complain(f"{run.model}, seed {run.seed}: its training stopped: {run.failure}", 1)
+    return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _training_bar(silent: bool) -> Iterator["Callable[[str, int, Tick], None]"]:
+    """Show which model is at it, how far its pass has come, and what it has learned, on standard error."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if silent or not console.is_terminal:
+        yield lambda name, seed, tick: None
+        return
+    from rich.progress import Progress
+
+    from cnnprof.training.progress import columns
+
+    with Progress(*columns(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=None, text="")
+
+        def shown(name: str, seed: int, tick: "Tick") -> None:
+            progress.update(
+                task, description=f"{name}, seed {seed}", completed=tick.batches, total=tick.total, text=tick.text
+            )
+
+        yield shown
+
+
+@app.command()
 def doctor(
     device: Device = "auto",
     threads: Threads = None,
@@ -498,10 +636,12 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
         with _torch_loading():
             from cnnprof import profiling
             from cnnprof.models import catalog
+            from cnnprof.records import Comparison
         from cnnprof.reporting import terminal
 
         names = catalog.preset(preset) if (preset := options.get("preset")) else names
-        keeper = _Keeper(places)
+        classroom = _classroom(names, size, options) if options.get("train") else None
+        keeper = _Keeper(places, _stem)
         with _screen(options["quiet"] or options["as_json"]) as screen:
             listener = _both(keeper, screen)
             arguments = {
@@ -519,17 +659,59 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
                     (name,) = catalog.varied(names[0], over)
                     instruments = profiling.Instruments.tracing(trace) if (trace := options.get("trace")) else None
                     run = profiling.profile(name, instruments=instruments, **arguments, **settings)
-            except profiling.Interrupted as interrupted:
+            except Interrupted as interrupted:
                 run = interrupted.run
+        if classroom is not None and not run.partial:
+            assert isinstance(run, Comparison)
+            run = _taught(run, classroom, options["quiet"] or options["as_json"], keeper)
         targets = keeper.finish(run)
         if not (options["quiet"] or options["as_json"]):
             console.print(terminal.renderable(run, show_work=options["show_work"]))
             if targets:
-                took = f"{time.perf_counter() - STARTED:.0f} s"
-                console.print(f"Report  {_said(targets)}  {took}", highlight=False, soft_wrap=True)
+                console.print(f"Report  {_said(targets)}  {_took()}", highlight=False, soft_wrap=True)
     if options["as_json"]:
         _print_json(run)
     raise typer.Exit(_code(run, options["strict"]))
+
+
+def _classroom(names: Sequence[str], size: Any, options: dict[str, Any]) -> "Classroom":
+    """Check all that training needs before anything is measured."""
+    from cnnprof import learning
+
+    return learning.of_compared(
+        names,
+        options["match"],
+        input_size=size,
+        data=options["data"],
+        data_dir=options["data_dir"],
+        epochs=options["epochs"],
+        time_s=options["train_s"],
+        seeds=_seeds(options["seed"], options["seeds"]),
+        device=options["device"],
+        threads=options["threads"],
+    )
+
+
+def _taught(run: "Comparison", classroom: "Classroom", silent: bool, keeper: "_Keeper") -> "Comparison":
+    """Add what they learn to what was measured."""
+    from cnnprof import learning
+
+    with _training_bar(silent) as tick:
+        try:
+            return learning.alongside(run, classroom, learning.Audience(keeper.update, tick))
+        except Interrupted as interrupted:
+            known: Comparison = interrupted.run
+            return known
+
+
+def _seeds(first: int, number: int) -> range:
+    if number < 1:
+        raise UsageError(f"--seeds {number}: a whole number of at least 1 was expected")
+    return range(first, first + number)
+
+
+def _took() -> str:
+    return f"{time.perf_counter() - STARTED:.0f} s"
 
 
 _SETTINGS = (
@@ -555,6 +737,9 @@ def _code(run: "Run", strict: bool) -> int:
         _complain(f"{profile.name}: its measurement stopped: {profile.failure}; the rest is saved", 2)
     if failed:
         return 2
+    training = getattr(run, "training", None)
+    if training is not None and _training_code(training):
+        return 1
     uncounted = [profile for profile in run.profiles if profile.analysis and profile.analysis.uncounted]
     if strict and uncounted:
         return _complain(f"--strict: {_not_counted(uncounted[0].name, uncounted[0].analysis)}", 1)
@@ -570,25 +755,25 @@ def _not_counted(name: str, analysis: Any) -> str:
 class _Keeper:
     """Keeps every state of a run on disk, so that a kill loses nothing, until the whole of it is written."""
 
-    def __init__(self, places: Sequence[Path]) -> None:
-        self._places = places
+    def __init__(self, places: Sequence[Path], stem: "Callable[[Any], str]") -> None:
+        self._places, self._stem = places, stem
         self._targets: list[Path] = []
         self._partial: Path | None = None
 
-    def update(self, run: "Run") -> None:
+    def update(self, run: "Run | Training") -> None:
         """Check that the results can be written, once, and write what is known."""
         from cnnprof import store
 
         if not self._places:
             return
         if not self._targets:
-            self._targets = _targets(self._places, _stem(run))
+            self._targets = _targets(self._places, self._stem(run))
             first = self._targets[0]
             self._partial = first.with_name(f"{first.stem}.partial.json")
         assert self._partial is not None
         store.write_text(self._partial, store.to_json(run))
 
-    def finish(self, run: "Run") -> list[Path]:
+    def finish(self, run: "Run | Training") -> list[Path]:
         """Write what was asked for, the JSON first, and take the partial file away, but not after an interruption."""
         targets = self._targets
         if run.partial:

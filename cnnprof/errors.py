@@ -1,5 +1,7 @@
 """Errors that are the user's to mend, in one line: what was asked, what was found, what to do."""
 
+from typing import Any
+
 
 class UsageError(ValueError):
     """Unusable input: the command line prints its text as it is and exits with code 2."""
@@ -7,6 +9,14 @@ class UsageError(ValueError):
 
 class NotFiniteError(ArithmeticError):
     """A loss that is no number any more."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; `run` is the record of what was known by then."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run = run
 
 
 def first_line(error: BaseException) -> str:

@@ -50,6 +50,20 @@ def maker(asked: str, on_cuda: bool = False) -> Maker:
     return make
 
 
+def with_arguments(asked: str, **given: object) -> str:
+    """Write an optimizer with more arguments: 'sgd' and lr=0.1 -> 'sgd(lr=0.1)'; None is not given."""
+    more = {name: value for name, value in given.items() if value is not None}
+    match = _CALL.fullmatch(asked)
+    if match is None or not more:
+        return asked
+    args, kwargs = literals(asked, match["arguments"] or "")
+    twice = next((name for name in more if name in kwargs), None)
+    if twice is not None:
+        raise UsageError(f"optimizer {asked!r}: {twice} is given twice, here and as {more[twice]!r}; leave one out")
+    named = (f"{name}={value!r}" for name, value in {**kwargs, **more}.items())
+    return f"{match['name']}({', '.join([*map(repr, args), *named])})"
+
+
 def like(optimizer: torch.optim.Optimizer, module: nn.Module) -> Maker:
     """Make optimizers like one that holds parameters of `module`, for copies of that module."""
     places = {id(parameter): place for place, parameter in enumerate(module.parameters())}

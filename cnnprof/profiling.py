@@ -22,7 +22,7 @@ from cnnprof.analysis.rank import ranks
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast, filled
 from cnnprof.comparison.roofline import against_the_roof
-from cnnprof.errors import UsageError, said
+from cnnprof.errors import Interrupted, UsageError, said
 from cnnprof.footprint import saved_by_layer
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.matching import matched
@@ -79,14 +79,6 @@ class Instruments:
     def tracing(cls, path: Path) -> "Instruments":
         """Save the last profiled pass of a model to a file, too."""
         return cls(profiled=partial(operators.profiled, trace=path))
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while measuring; `run` holds what had been measured by then."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self.run = run
 
 
 # What users call -----------------------------------------------------------------------------------------------------

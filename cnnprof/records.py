@@ -1166,6 +1166,8 @@ class TrainingRun:
     """The test images, by their place, that it names wrongly after its last epoch."""
     resumed_at: int = 0
     """The epochs that a checkpoint brought."""
+    not_saved: str | None = None
+    """Why its last checkpoint could not be written."""
     failure: str | None = None
     """Why it stopped before its end."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cnnprof import profiling, timing
+from cnnprof.errors import Interrupted
 from cnnprof.measurement import latency
 from cnnprof.measurement.latency import Maker
 from cnnprof.records import Candidate, Settings
@@ -327,7 +328,7 @@ def test_ctrl_c_keeps_what_was_measured(fake_clock):
         if fake_clock.wall > 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(profiling.Interrupted) as caught:
+    with pytest.raises(Interrupted) as caught:
         profiling.compare_calls({"a": interrupted, "b": interrupted}, time_s=10.0, instruments=fake_clock.instruments())
     assert caught.value.run.partial
     assert caught.value.run.profiles[0].latency.inference.median_s == pytest.approx(0.1)

@@ -12,6 +12,7 @@ from test_reporting import MACHINE, Page, candidate, comparison, contrast, laten
 from cnnprof import profiling, reporting
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import filled
+from cnnprof.errors import Interrupted
 from cnnprof.records import ByMode, Comparison, Latency, RatioMap, Settings
 from cnnprof.reporting import figures, maps
 
@@ -163,7 +164,7 @@ def test_the_first_state_is_exact():
         states.append(run)
         raise KeyboardInterrupt
 
-    with pytest.raises(profiling.Interrupted):
+    with pytest.raises(Interrupted):
         profiling.compare(
             ["regular", "bottleneck"],
             2,

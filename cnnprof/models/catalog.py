@@ -32,6 +32,7 @@ from cnnprof.errors import UsageError, first_line
 from cnnprof.models import zoo
 from cnnprof.models.cnn import CNN
 from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResNet
+from cnnprof.models.stacked import StackedNet
 from cnnprof.records import Own, Size
 
 Built = tuple[nn.Module, Any]
@@ -69,7 +70,7 @@ class NamedModel:
 
 def regular(
     channels: int = 256, kernel_size: int = 3, depth: int = 2, batchnorm: bool = False, skip: bool = True
-) -> Built:
+) -> tuple[nn.Module, Size]:
     """Residual block of `depth` equal convolutions, on C x 56 x 56, where ResNet-50 has 256 channels."""
     block = ResidualBlock(channels, [channels] * depth, [kernel_size] * depth, batchnorm=batchnorm)
     return _with_skip(block, skip), (channels, 56, 56)
@@ -77,7 +78,7 @@ def regular(
 
 def bottleneck(
     channels: int = 256, reduction: int = 4, kernel_size: int = 3, batchnorm: bool = False, skip: bool = True
-) -> Built:
+) -> tuple[nn.Module, Size]:
     """Residual bottleneck block: 1x1 down to channels // reduction, a convolution there, 1x1 back; on C x 56 x 56."""
     if not isinstance(reduction, int) or not 1 <= reduction <= channels:
         raise ValueError(
@@ -127,12 +128,31 @@ def resnet_bottleneck(
     return resnet(in_size, out_classes, channels, pool_every, hidden_dims, bottleneck=True, **options)
 
 
+def stack(
+    block: str = "regular",
+    channels: int = 16,
+    blocks: int = 9,
+    in_size: tuple[int, int, int] = (3, 16, 16),
+    out_classes: int = 10,
+    **options: Any,
+) -> Built:
+    """Small network of nine `regular` or `bottleneck` blocks for images of 3x16x16; takes the block's options."""
+    if block not in BLOCKS:
+        raise ValueError(f"block={block!r}: {' or '.join(BLOCKS)} was expected")
+    make = BLOCKS[block]
+    return StackedNet(in_size, out_classes, channels, blocks, lambda width: make(width, **options)[0]), in_size
+
+
+BLOCKS: Mapping[str, Callable[..., tuple[nn.Module, Size]]] = {"regular": regular, "bottleneck": bottleneck}
+"""What keeps the shape of its input, and can be stacked."""
+
 CATALOG: Mapping[str, Callable[..., Built]] = {
     "regular": regular,
     "bottleneck": bottleneck,
     "cnn": cnn,
     "resnet": resnet,
     "resnet-bottleneck": resnet_bottleneck,
+    "stack": stack,
 }
 
 PRESETS: Mapping[str, tuple[str, ...]] = {"he2016": ("regular(channels=64)", "bottleneck(channels=256)")}

@@ -45,6 +45,7 @@ CATALOG = (
     Listed("cnn", "cnnprof", 821_206, (3, 32, 32), 0.002),
     Listed("resnet", "cnnprof", 290_134, (3, 32, 32), 0.063),
     Listed("resnet-bottleneck", "cnnprof", 132_902, (3, 32, 32), 0.022),
+    Listed("stack", "cnnprof", 42_378, (3, 16, 16), 0.005),
 )
 """cnnprof's own networks, as their builders' defaults make them: listing them builds nothing."""
 

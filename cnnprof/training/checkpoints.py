@@ -6,7 +6,8 @@ The file holds tensors, numbers and words alone, and is read with `weights_only`
 import io
 import pickle
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,22 @@ class RandomState:
         return cls(
             {
                 "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all()
-                if torch.cuda.is_available() and torch.cuda.is_initialized()
-                else [],
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 "python": random.getstate(),
                 "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
                 "generators": [generator.get_state() for generator in generators],
             }
         )
+
+    @classmethod
+    @contextmanager
+    def kept(cls) -> Iterator[None]:
+        """Leave every generator as it is found."""
+        before = cls.now()
+        try:
+            yield
+        finally:
+            before.restore()
 
     def restore(self, generators: Iterable[torch.Generator] = ()) -> None:
         """Put all of them back."""

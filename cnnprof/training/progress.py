@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from cnnprof import units
 
@@ -29,11 +29,16 @@ class Tick:
         return f"loss {units.loss(self.loss)}, accuracy {units.percent(self.accuracy_percent / 100)} %, {rate} img/s"
 
 
+def columns() -> tuple[ProgressColumn, ...]:
+    """Return what a bar of training shows: what it does, how far it is, the tick's text, time left."""
+    text = TextColumn("{task.fields[text]}")
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn()
+
+
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[Tick], None]]:
     """Show a bar as long as a pass goes on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    with Progress(*columns(), console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=None, text="")
 
         def shown(tick: Tick) -> None:
