@@ -33,10 +33,11 @@ class Tick:
 def bar(what: str) -> Iterator[Callable[[Tick], None]]:
     """Show a bar as long as a pass goes on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    screen = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=screen, auto_refresh=False) as progress:
         task = progress.add_task(what, total=None, text="")
 
         def shown(tick: Tick) -> None:
-            progress.update(task, completed=tick.batches, total=tick.total, text=tick.text)
+            progress.update(task, completed=tick.batches, total=tick.total, text=tick.text, refresh=True)
 
         yield shown
