@@ -35,7 +35,7 @@ class RandomState:
             {
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all()
-                if torch.cuda.is_available() and torch.cuda.is_initialized()
+                if torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
                 else [],
                 "python": random.getstate(),
                 "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),

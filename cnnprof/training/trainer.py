@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from itertools import islice
-from operator import length_hint, mul
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ class Epoch:
     @property
     def loss(self) -> float:
         """The mean over its samples."""
-        return sum(map(mul, self.losses, self.sizes)) / sum(self.sizes)
+        return sum(loss * size for loss, size in zip(self.losses, self.sizes, strict=True)) / sum(self.sizes)
 
     @property
     def accuracy(self) -> float:
@@ -263,9 +263,10 @@ class ClassifierTrainer:
         """Train and test `num_epochs` times.
 
         `checkpoints` names a file, NAME.pt, that is written after every epoch; where it is there already, the run goes
-        on from it and gives what an uninterrupted one would have given, random numbers included. `early_stopping`: as
-        many epochs without a higher test accuracy end it. Raises UsageError for a checkpoint of another model, and
-        NotFiniteError where the loss is no number any more; the last checkpoint stands.
+        on from it, with the optimizer's settings that it holds, and gives what an uninterrupted one would have given,
+        random numbers included (but those of persistent workers and of a data set's own generator). `early_stopping`:
+        as many epochs without a higher test accuracy end it. Raises UsageError for a checkpoint of another model or
+        optimizer, and NotFiniteError where the loss is no number any more; the last checkpoint stands.
         """
         history = History()
         for history in self.epochs(dl_train, dl_test, num_epochs, checkpoints, early_stopping, max_batches, verbose):
