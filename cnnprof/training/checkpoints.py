@@ -4,8 +4,8 @@ The file holds tensors, numbers and words alone, and is read with `weights_only`
 """
 
 import io
-import pickle
 import random
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cnnprof import store, units
-from cnnprof.errors import UsageError, first_line
+from cnnprof.errors import UsageError
 
 SCHEMA = "cnnprof.checkpoint/1"
 
@@ -56,7 +56,7 @@ class RandomState:
         """Put all of them back."""
         torch.set_rng_state(self.states["torch"])
         if torch.cuda.is_available() and self.states["cuda"]:
-            torch.cuda.set_rng_state_all(self.states["cuda"])
+            torch.cuda.set_rng_state_all(self.states["cuda"][: torch.cuda.device_count()])
         random.setstate(self.states["python"])
         name, keys, *rest = self.states["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -80,22 +80,51 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any] | None:
     """Read a checkpoint; None where there is none. Raises UsageError for a file that is no checkpoint of ours."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UsageError(f"{path}: cannot be read as a checkpoint: {first_line(error)}; {_INSTEAD}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; {_INSTEAD}") from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            whole = parts.testzip() is None  # torch does not look at every part's sum
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if whole else None
+    except Exception:  # noqa: BLE001  # unpickling what is damaged may raise anything, with torch's advice to trust it
+        state = None
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        raise UsageError(f"{path}: is no {SCHEMA}; {_INSTEAD}")
+        raise UsageError(f"{path}: is damaged, or no {SCHEMA}; {_INSTEAD}")
     return state
 
 
 def check_is_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Tensor]) -> None:
     """Raise UsageError where the tensors of a checkpoint are not those of a model."""
     for name in (*model, *saved):
-        mine, its = (None if found is None else tuple(found.shape) for found in (model.get(name), saved.get(name)))
+        mine, its = (_shape(state.get(name)) for state in (model, saved))
         if mine != its:
             raise UsageError(f"{path}: is of another model: its {name} is {_told(its)}, here {_told(mine)}; {_INSTEAD}")
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return an optimizer's kind and state, in plain numbers: those of NumPy cannot be read with `weights_only`."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group.update({name: value.item() for name, value in group.items() if isinstance(value, np.generic)})
+    return {"kind": type(optimizer).__name__, **state}
+
+
+def load_optimizer(path: Path, saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Put an optimizer where a checkpoint left it. Raises UsageError where that is one of another kind or model."""
+    kind = type(optimizer).__name__
+    if saved["kind"] != kind:
+        raise UsageError(f"{path}: is of another optimizer: {saved['kind']}, here {kind}; {_INSTEAD}")
+    try:
+        optimizer.load_state_dict({name: value for name, value in saved.items() if name != "kind"})
+    except ValueError as error:
+        raise UsageError(f"{path}: is of another optimizer: {error}; {_INSTEAD}") from None
 
 
 def _told(shape: tuple[int, ...] | None) -> str:

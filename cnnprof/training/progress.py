@@ -38,10 +38,10 @@ def columns() -> tuple[ProgressColumn, ...]:
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[Tick], None]]:
     """Show a bar as long as a pass goes on."""
-    with Progress(*columns(), console=Console(stderr=True)) as progress:
+    with Progress(*columns(), console=Console(stderr=True), auto_refresh=False) as progress:
         task = progress.add_task(what, total=None, text="")
 
         def shown(tick: Tick) -> None:
-            progress.update(task, completed=tick.batches, total=tick.total, text=tick.text)
+            progress.update(task, completed=tick.batches, total=tick.total, text=tick.text, refresh=True)
 
         yield shown

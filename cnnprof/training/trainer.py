@@ -6,12 +6,13 @@ The loop never waits for the device: losses and hits stay there, and are fetched
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class Epoch:
     @property
     def loss(self) -> float:
         """The mean over its samples."""
-        return sum(map(math.prod, zip(self.losses, self.sizes, strict=True))) / sum(self.sizes)
+        return sum(loss * size for loss, size in zip(self.losses, self.sizes, strict=True)) / sum(self.sizes)
 
     @property
     def accuracy(self) -> float:
@@ -114,6 +115,7 @@ class History:
             images=(*self.images, sum(train.sizes)),
             step_times_s=(*self.step_times_s, train.step_times_s),
             test_right=test.right,
+            not_saved=None,
         )
 
     @property
@@ -165,7 +167,7 @@ class ClassifierTrainer:
         return EpochResult([*epoch.losses], epoch.accuracy)
 
     def test_epoch(self, dl: Batches, max_batches: int | None = None, verbose: bool = True) -> EpochResult:
-        """Test on every batch, in eval mode and without gradients; the mode is put back."""
+        """Test on every batch, in eval mode and without gradients; the mode is put back. Raises NotFiniteError."""
         epoch = self._test(dl, max_batches, verbose)
         return EpochResult([*epoch.losses], epoch.accuracy)
 
@@ -174,14 +176,14 @@ class ClassifierTrainer:
     ) -> Epoch:
         self.model.train()
         with self._shown(f"train {number}", verbose) as shown:
-            return self._pass(dl, max_batches, self._train_step, shown, time_s, must_be_finite=True)
+            return self._pass(dl, max_batches, self._train_step, shown, time_s)
 
     def _test(self, dl: Batches, max_batches: int | None, verbose: bool, number: int = 1) -> Epoch:
         training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad(), self._shown(f"test {number}", verbose) as shown:
-                return self._pass(dl, max_batches, self._scored, shown)
+                return self._pass(dl, max_batches, self._scored, shown, called="test step")
         finally:
             self.model.train(training)
 
@@ -197,24 +199,23 @@ class ClassifierTrainer:
         step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         shown: Listener,
         time_s: float = math.inf,
-        must_be_finite: bool = False,
+        called: str = "step",
     ) -> Epoch:
         """Take every batch through a step that gives its loss and its hits."""
-        seen = _Seen(must_be_finite)
-        batches = len(dl) if isinstance(dl, Sized) else None
-        total = min(batches or max_batches, max_batches or batches) if batches or max_batches else None  # type: ignore[type-var]
+        seen = _Seen(called)
+        total = min(filter(None, (length_hint(dl), max_batches)), default=None)
         watch = _Stopwatch(self.device)
         begun = looked = time.perf_counter()
         for images, labels in islice(dl, max_batches):
             layout = self._layout if images.ndim == 4 else torch.preserve_format
             images = images.to(self.device, non_blocking=True, memory_format=layout)
             seen.add(*step(images, labels.to(self.device, non_blocking=True)))
-            watch.lap()
             now = time.perf_counter()
+            watch.lap()
             if now - looked >= TICK_S:
                 seen.fetch()
-                looked = now = time.perf_counter()
                 shown(seen.tick(total, now - begun))
+                looked = time.perf_counter()
             if now - begun >= time_s:
                 break
         seen.fetch()
@@ -262,9 +263,10 @@ class ClassifierTrainer:
         """Train and test `num_epochs` times.
 
         `checkpoints` names a file, NAME.pt, that is written after every epoch; where it is there already, the run goes
-        on from it and gives what an uninterrupted one would have given, random numbers included. `early_stopping`: as
-        many epochs without a higher test accuracy end it. Raises UsageError for a checkpoint of another model, and
-        NotFiniteError where the loss is no number any more; the last checkpoint stands.
+        on from it, with the optimizer's settings that it holds, and gives what an uninterrupted one would have given,
+        random numbers included (but those of persistent workers and of a data set's own generator). `early_stopping`:
+        as many epochs without a higher test accuracy end it. Raises UsageError for a checkpoint of another model or
+        optimizer, and NotFiniteError where the loss is no number any more; the last checkpoint stands.
         """
         history = History()
         for history in self.epochs(dl_train, dl_test, num_epochs, checkpoints, early_stopping, max_batches, verbose):
@@ -296,7 +298,7 @@ class ClassifierTrainer:
         """
         generators = _generators(dl_train, dl_test)
         path = files.path_of(checkpoints) if checkpoints is not None else None
-        history, state = (path and self._resumed(path, generators)) or (History(), files.RandomState.now(generators))
+        history, state = (path and self._resumed(path)) or (History(), files.RandomState.now(generators))
         if history.epochs:
             yield history
         while not _ended(history, num_epochs, early_stopping, time_s):
@@ -307,9 +309,10 @@ class ClassifierTrainer:
             number = history.epochs + 1
             try:
                 train = self._train(dl_train, max_batches, verbose, number, time_s - history.train_s)
+                test = self._test(dl_test, max_batches, verbose, number)
             except NotFiniteError as error:
                 raise NotFiniteError(f"epoch {number}, {error}") from None
-            history = history.after(train, self._test(dl_test, max_batches, verbose, number))
+            history = history.after(train, test)
             state = files.RandomState.now(generators)
             if path is not None:
                 history = replace(history, not_saved=self._not_saved(path, history, state))
@@ -317,32 +320,27 @@ class ClassifierTrainer:
 
     def _not_saved(self, path: Path, history: History, state: files.RandomState) -> str | None:
         """Write a checkpoint; where that fails, say why: what is learned is worth more than the file."""
-        tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        learned = {"model": self.model.state_dict(), "optimizer": files.of_optimizer(self.optimizer)}
         try:
-            files.save(path, {**tensors, "history": asdict(history), "random": state.states})
+            files.save(path, {**learned, "history": vars(history), "random": state.states})
         except OSError as error:
-            return f"{path}: epoch {history.epochs} was not saved: {error.strerror}; an earlier checkpoint still stands"
+            return f"{path}: epoch {history.epochs} was not saved: {error.strerror}; the file stands as it was"
         return None
 
-    def _resumed(self, path: Path, generators: Sequence[torch.Generator]) -> tuple[History, files.RandomState] | None:
+    def _resumed(self, path: Path) -> tuple[History, files.RandomState] | None:
         saved = files.load(path)
         if saved is None:
             return None
         files.check_is_of(path, saved["model"], self.model.state_dict())
-        try:
-            self.optimizer.load_state_dict(saved["optimizer"])
-        except ValueError as error:
-            raise UsageError(f"{path}: is of another optimizer: {error}; choose another file, or remove it") from None
+        files.load_optimizer(path, saved["optimizer"], self.optimizer)
         self.model.load_state_dict(saved["model"])
         history = History(**saved["history"])
-        state = files.RandomState(saved["random"])
-        state.restore(generators)
-        return replace(history, resumed_at=history.epochs), state
+        return replace(history, resumed_at=history.epochs), files.RandomState(saved["random"])
 
 
 def _ended(history: History, num_epochs: int | None, early_stopping: int | None, time_s: float) -> bool:
     enough = num_epochs is not None and history.epochs >= num_epochs
-    stale = early_stopping is not None and history.since_best >= early_stopping
+    stale = early_stopping is not None and history.since_best >= max(early_stopping, 1)
     return enough or stale or history.train_s >= time_s
 
 
@@ -352,8 +350,12 @@ def _generators(*loaders: Batches) -> list[torch.Generator]:
     return [each for each in dict.fromkeys(found) if isinstance(each, torch.Generator)]
 
 
-def _with_samplers(*loaders: Batches) -> list[Any]:
-    return [each for dl in loaders for each in (dl, getattr(dl, "sampler", None))]
+def _with_samplers(*loaders: Any) -> Iterator[Any]:
+    """Yield loaders, their samplers, and theirs: a batch sampler has one of its own."""
+    for each in loaders:
+        if each is not None:
+            yield each
+            yield from _with_samplers(getattr(each, "sampler", None), getattr(each, "batch_sampler", None))
 
 
 def scores_of(output: Any) -> Tensor:
@@ -370,12 +372,12 @@ def scores_of(output: Any) -> Tensor:
 class _Seen:
     """Losses and hits of a pass: on the device until they are fetched."""
 
-    def __init__(self, must_be_finite: bool) -> None:
+    def __init__(self, step: str) -> None:
+        self._step = step
         self.losses: list[float] = []
         self.right: list[bool] = []
         self.sizes: list[int] = []
         self._waiting: list[tuple[Tensor, Tensor]] = []
-        self._must_be_finite = must_be_finite
 
     def add(self, loss: Tensor, hits: Tensor) -> None:
         self._waiting.append((loss, hits))
@@ -383,15 +385,15 @@ class _Seen:
 
     def fetch(self) -> None:
         """Wait for the device. Raises NotFiniteError."""
-        if self._waiting:
-            losses, hits = zip(*self._waiting, strict=True)
-            self.losses += torch.stack(losses).tolist()
-            self.right += torch.cat(hits).tolist()
-            self._waiting.clear()
-        if self._must_be_finite and not math.isfinite(sum(self.losses)):
-            step = next(number for number, loss in enumerate(self.losses, 1) if not math.isfinite(loss))
-            found = self.losses[step - 1]
-            raise NotFiniteError(f"step {step}: the loss became {found}; a lower learning rate may help")
+        if not self._waiting:
+            return
+        losses, hits = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        self.losses += torch.stack(losses).tolist()
+        self.right += torch.cat(hits).tolist()
+        for number, loss in enumerate(self.losses, 1):
+            if not math.isfinite(loss):
+                raise NotFiniteError(f"{self._step} {number}: the loss became {loss}; a lower learning rate may help")
 
     def tick(self, total: int | None, passed_s: float) -> Tick:
         seen = len(self.right)
