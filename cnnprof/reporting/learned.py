@@ -156,57 +156,55 @@ def table(training: Training) -> Table:
     unit = units.gigas([learner.macs for learner in training.models])
     built = any(learner.model != learner.name for learner in training.models)
     compared = len(training.models) > 1
-    against, macs = f"vs {training.baseline}, points", f"{unit.name}MACs"
-    columns = (
-        "model",
-        *(("network",) if built else ()),
-        "params",
-        macs,
-        "test, %",
-        "min to max",
-        *((against,) if compared else ()),
-        "train, %",
-        "epochs",
-        "s",
-        "img/s",
-    )
+    against = f"vs {training.baseline}, points"
+    left_out = {name for name, needed in (("network", built), (against, compared)) if not needed}
     rows = []
     for learner in training.models:
         runs, finals = counted(training, learner.name), _finals(training, learner.name)
         seconds, images = sum(run.train_s for run in runs), sum(run.images_seen for run in runs)
-        rows.append(
-            (
-                learner.name,
-                *((learner.model,) if built else ()),
-                units.integer(learner.params),
-                units.in_unit(learner.macs, unit, 3),
-                units.accuracy(_mean(finals)),
-                units.accuracies(finals),
-                *((_versus(training, learner),) if compared else ()),
-                units.accuracy(_mean([run.train_accuracy_percent[-1] for run in runs])),
-                units.integers([len(run.images) for run in runs]),
-                units.in_unit(seconds / len(runs) if runs else None, units.SECONDS[0], 1),
-                units.integer(round(images / seconds) if seconds else None),
-            )
-        )
+        cells = {
+            "model": learner.name,
+            "test, %": units.accuracy(_mean(finals)),
+            "min to max": units.accuracies(finals),
+            against: _versus(training, learner),
+            "train, %": units.accuracy(_mean([run.train_accuracy_percent[-1] for run in runs])),
+            "network": learner.model,
+            "params": units.integer(learner.params),
+            f"{unit.name}MACs": units.in_unit(learner.macs, unit, 3),
+            "epochs": units.integers([len(run.images) for run in runs]),
+            "s": units.in_unit(seconds / len(runs) if runs else None, units.SECONDS[0], 1),
+            "img/s": units.integer(round(images / seconds) if seconds else None),
+        }
+        rows.append({column: text for column, text in cells.items() if column not in left_out})
+    droppable = ("train, %", "img/s", "epochs", f"{unit.name}MACs", "min to max", "params", "network")
     words = frozenset({"model", "network", against})
-    droppable = ("train, %", "img/s", "epochs", macs, "min to max", "params", "network")
-    return Table("What they learn", columns, tuple(rows), words, droppable)
+    return Table("What they learn", tuple(rows[0]), tuple(tuple(row.values()) for row in rows), words, droppable)
 
 
 def _versus(training: Training, learner: Learner) -> str:
     found = next((each for each in training.comparisons if each.name == learner.name), None)
     if found is None:
         return "" if learner.name == training.baseline else units.UNKNOWN
-    return verdict_words(found.test_accuracy_percent)
+    return verdict_words(training, learner.name, found.test_accuracy_percent)
 
 
-def verdict_words(found: AccuracyDifference) -> str:
+def verdict_words(training: Training, candidate: str, found: AccuracyDifference) -> str:
     """+2.2 [0.4, 4.0], higher."""
-    if found.difference is None:
+    if found.difference is None or _not_compared(training, candidate):
         return units.UNKNOWN
     words = units.signed(found.difference, found.ci95)
     return f"{words}, {found.verdict if found.ci95 else 'one seed'}"
+
+
+def _not_compared(training: Training, candidate: str) -> str:
+    """Say why a candidate's accuracy is not put against the baseline's; empty where it is."""
+    for name in (candidate, training.baseline):
+        epochs = max((len(run.images) for run in counted(training, name)), default=0)
+        if not epochs:
+            return f"{name} has no run without a failure"
+        if training.config.epochs and epochs < training.config.epochs:
+            return f"{name} was stopped after {epochs} of {units.plural(training.config.epochs, 'epoch')}"
+    return ""
 
 
 _BUDGETS: dict[Budget, Callable[[float], str]] = {
@@ -348,9 +346,9 @@ _OPENINGS = {
 
 def _against(training: Training, candidate: str, found: AccuracyDifference) -> str:
     names = {"candidate": candidate, "baseline": training.baseline}
-    if found.difference is None:
-        missing = [name for name in names.values() if not counted(training, name)] or [candidate, training.baseline]
-        return f"{candidate} cannot be compared with {training.baseline}: no finished run of {' or '.join(missing)}."
+    missing = _not_compared(training, candidate) or ("they share no seed" if found.difference is None else "")
+    if missing or found.difference is None:
+        return f"{candidate} is not compared with {training.baseline}: {missing}."
     opening = _OPENINGS[found.verdict if found.ci95 else "inconclusive"].format(**names)
     mine, theirs = (units.accuracy(percent) for percent in _paired(training, candidate))
     words = f"{mine} % against {theirs} %, {units.points(found.difference, found.ci95)}"
@@ -381,7 +379,8 @@ def _saturation(training: Training) -> str:
     means = [fmean(_finals(training, learner.name)) for learner in trained]
     if training.dataset.name == "digits" and min(best) > SATURATED_PERCENT:
         return f"All come above {units.accuracy(SATURATED_PERCENT)} %: this data cannot separate good architectures."
-    if len(means) > 1 and max(means) - min(means) <= ACCURACY_MARGIN:
+    told_apart = {each.test_accuracy_percent.verdict for each in training.comparisons} & {"higher", "lower"}
+    if len(means) > 1 and max(means) - min(means) <= ACCURACY_MARGIN and not told_apart:
         return (
             f"All lie within {units.accuracy(ACCURACY_MARGIN)} point of each other: this data, trained on so long, "
             "does not separate these architectures."
@@ -452,9 +451,10 @@ def _more_doubts(training: Training) -> Iterator[Doubt]:
         where = f"{run.model}, seed {run.seed}"
         if run.failure and run.failure not in told:
             yield Doubt(where, f"its training stopped: {run.failure}; it does not count")
-        if run.resumed_at and "checkpoint" not in told:
-            epochs = units.plural(run.resumed_at, "epoch")
-            yield Doubt(where, f"{epochs} came from a checkpoint: their seconds are those of another sitting")
+    resumed = sum(run.resumed_at > 0 for run in training.runs)
+    if resumed and "checkpoint" not in told:
+        runs = units.plural(resumed, "run")
+        yield Doubt("seconds", f"{runs} went on from a checkpoint: the seconds are of more than one sitting")
 
 
 METHOD = (
