@@ -801,7 +801,7 @@ def _draw_curve(axes: Axes, points: Sequence[learned.Point], unit: units.Unit, l
 
 def _few_ticks(axes: Axes) -> None:
     for (low, high), set_ticks in ((axes.get_xlim(), axes.set_xticks), (axes.get_ylim(), axes.set_yticks)):
-        places = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+        places = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
         ticks = [float(place) for place in places if low <= place <= high]
         set_ticks(ticks, [f"{tick:,g}" for tick in ticks])
     axes.grid(axis="y", zorder=0)
@@ -857,9 +857,9 @@ def _powers(axes: Axes) -> None:
     axes.set_ylim(10.0**first, 10.0**last)
     axes.set_yticks([10.0**power for power in powers], [f"1e{power}" if power else "1" for power in powers])
     axes.set_yticks([], minor=True)
-    ticks = [tick for tick in MaxNLocator(4, integer=True).tick_values(*axes.get_xlim()) if tick >= 1]
+    end = axes.get_xlim()[1]
+    ticks = [tick for tick in MaxNLocator(4, integer=True).tick_values(1, end) if 1 <= tick <= end]
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
-    axes.set_xlim(0.5, None)
     axes.grid(axis="y", zorder=0)
 
 

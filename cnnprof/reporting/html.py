@@ -278,16 +278,16 @@ def _verification_view(record: Verification) -> dict[str, object]:
 
 
 def _training_view(training: Training) -> dict[str, object]:
-    table = learned.table(training)
+    view = _learned(training)
     return {
         "title": learned.title(training),
         "header": f"{learned.header(training)} · {tables.day(training)}",
         "headline": learned.headline(training),
         "bottom_line": "",
         "doubts": learned.doubts(training),
-        "training": _learned(training),
-        "table": table,  # that of a notebook
-        "first": _picture(figures.curves(training)),
+        "training": view,
+        "table": view["table"],  # a notebook shows these two
+        "first": view["curves"],
         "foot": learned.foot(training),
     }
 
