@@ -5,7 +5,7 @@ A column has one unit, chosen over all its values; unknown is a dash, and 0 is z
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -116,6 +116,46 @@ def percent(share: float | None, decimals: int = 1) -> str:
     return UNKNOWN if share is None else f"{100 * share:.{decimals}f}"
 
 
+def accuracy(percent: float | None) -> str:
+    """96.123 -> 96.1."""
+    return UNKNOWN if percent is None else f"{percent:.1f}"
+
+
+def accuracies(percents: Sequence[float]) -> str:
+    """95.12, 96.08 -> 95.1 to 96.1."""
+    return _range([accuracy(percent) for percent in sorted(percents)])
+
+
+def integers(values: Sequence[int]) -> str:
+    """10, 8 -> 8 to 10; one where all are the same."""
+    return _range([integer(value) for value in sorted(values)])
+
+
+def _range(rising: Sequence[str]) -> str:
+    if not rising:
+        return UNKNOWN
+    return rising[0] if rising[0] == rising[-1] else f"{rising[0]} to {rising[-1]}"
+
+
+def signed(points: float, interval: tuple[float, float] | None = None, noun: str = "") -> str:
+    """2.2, (0.4, 4.0) -> +2.2 [0.4, 4.0]; no -0.0."""
+    shown, *ends = (round(value, 1) + 0.0 for value in (points, *(interval or ())))
+    words = f"{shown:+.1f}{noun}" if shown else f"{shown:.1f}{noun}"
+    return f"{words} {span((ends[0], ends[1]), 1)}" if ends else words
+
+
+def points(difference: float, interval: tuple[float, float] | None = None) -> str:
+    """2.2, (0.4, 4.0) -> +2.2 points [0.4, 4.0]."""
+    return signed(difference, interval, " points")
+
+
+def magnitude(ratio: float) -> str:
+    """1234567 -> 1e6x; below ten thousand 1,234x, 12x, 1.2x."""
+    if ratio < 1e4:
+        return f"{ratio:,.{1 if ratio < 10 else 0}f}x"
+    return f"1e{round(math.log10(ratio))}x"
+
+
 def factor(ratio: float, interval: tuple[float, float] | None = None) -> str:
     """16.856 -> 16.9x; with more decimals where the interval's ends would look alike."""
     return f"{ratio:,.{factor_decimals(ratio, interval)}f}x"
@@ -206,6 +246,8 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def loss(value: float) -> str:
+def loss(value: float | None) -> str:
     """0.69314 -> 0.693; below a thousandth 1.2e-05."""
+    if value is None:
+        return UNKNOWN
     return f"{value:.3f}" if not 0 < abs(value) < 1e-3 else f"{value:.1e}"

@@ -4,12 +4,13 @@ What a file's name ends in decides its form: .json, .md, .html or .csv.
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnprof import store
 from cnnprof.errors import UsageError
-from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record, Verification
+from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record, Training, Verification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,7 @@ def load(path: str | Path) -> Record:
 
 
 def to_dataframe(record: Record) -> "pd.DataFrame":
-    """Return an analysis's layers, a run's raw times, a machine's bandwidths, a step's memory, or checks."""
+    """Return an analysis's layers, a run's raw times, epochs, a machine's bandwidths, memory, or checks."""
     import pandas as pd
 
     if isinstance(record, Analysis):
@@ -95,6 +96,8 @@ def to_dataframe(record: Record) -> "pd.DataFrame":
         return pd.DataFrame([vars(each) for each in record.peaks.bandwidths])
     if isinstance(record, Verification):
         return pd.DataFrame([vars(each) for each in record.checks])
+    if isinstance(record, Training):
+        return _epochs(record)
     rows = [
         {"model": profile.name, "mode": mode, "session": session, "time_s": time_s}
         for profile in record.profiles
@@ -103,3 +106,28 @@ def to_dataframe(record: Record) -> "pd.DataFrame":
         for time_s in times
     ]
     return pd.DataFrame(rows, columns=["model", "mode", "session", "time_s"])
+
+
+_BY_EPOCH = ("train_loss", "train_accuracy_percent", "test_loss", "test_accuracy_percent")
+
+
+def _epochs(training: Training) -> "pd.DataFrame":
+    """Return a row for each model, seed and epoch: seconds, images and MACs are those spent by its end."""
+    import pandas as pd
+
+    from cnnprof.reporting import learned
+
+    rows = [
+        (run.model, run.seed, epoch, *values)
+        for learner in training.models
+        for run in training.runs_of(learner.name)
+        for epoch, *values in zip(
+            learned.spent(learner, run, "epochs"),
+            *(getattr(run, name) for name in _BY_EPOCH),
+            learned.spent(learner, run, "seconds"),
+            accumulate(run.images),
+            learned.spent(learner, run, "macs"),
+            strict=True,
+        )
+    ]
+    return pd.DataFrame(rows, columns=["model", "seed", "epoch", *_BY_EPOCH, "train_s", "images_seen", "macs_spent"])

@@ -10,7 +10,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
@@ -39,8 +39,10 @@ from cnnprof.records import (
     RatioMap,
     Run,
     TimeRatio,
+    Training,
+    TrainingRun,
 )
-from cnnprof.reporting import limits, maps, tables
+from cnnprof.reporting import learned, limits, maps, tables
 
 WIDTH = 5.2
 
@@ -731,6 +733,134 @@ def _legend_below(figure: Figure, entries: Sequence[tuple[int, str]]) -> None:
         x, y = (place % 3) / 3, 0.72 - 0.5 * (place // 3)
         axes.add_patch(Rectangle((x, y - 0.13), 0.022, 0.26, color=_STAND_INS[colour], alpha=0.75, linewidth=0))
         axes.text(x + 0.035, y, label, va="center", color=INK)
+
+
+# What is learned -----------------------------------------------------------------------------------------------------
+
+# Told apart without colours too.
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+_ACROSS = 3
+"""Names in a line of a legend."""
+
+_PANELS: tuple[tuple[str, learned.Budget, Callable[[TrainingRun], Sequence[float]]], ...] = (
+    ("test accuracy, %", "epochs", learned.test_percent),
+    ("train loss", "epochs", learned.train_loss),
+    ("test accuracy, %", "seconds", learned.test_percent),
+    ("test accuracy, %", "macs", learned.test_percent),
+)
+
+
+def curves(training: Training) -> str | None:
+    """Draw what models learn against epochs, seconds and MACs: a line is the mean over seeds, a band holds them all."""
+    trained = learned.learners(training)
+    if not trained:
+        return None
+    looks = {learner.name: _look(training, learner.name) for learner in trained}
+    with _canvas() as draw:
+        legend = _legend_height(looks)
+        figure = Figure(figsize=(WIDTH, 4.6 + legend))
+        width, height = (WIDTH - 1.15) / 2, 1.5
+        for number, (what, budget, of) in enumerate(_PANELS):
+            axes = _axes(
+                figure, 0.45 + number % 2 * (width + 0.6), 0.5 + (1 - number // 2) * (height + 0.8), width, height
+            )
+            found = [(looks[each.name], learned.curve(training, each, budget, of)) for each in trained]
+            unit = _spending(budget, [points[-1].spent for _, points in found])
+            for look, points in found:
+                _draw_curve(axes, points, unit, look)
+            _few_ticks(axes)
+            axes.set_title(what, loc="left", fontsize=10, color=MUTED, pad=6)
+            axes.set_xlabel(f"{unit.name}MACs" if budget == "macs" else unit.name, color=MUTED, labelpad=3)
+        _line_legend(figure, looks)
+        return draw(figure, f"What is learned over epochs, seconds and MACs: {', '.join(looks)}")
+
+
+def _look(training: Training, name: str) -> dict[str, Any]:
+    names = [learner.name for learner in training.models]
+    place = names.index(name)
+    return {
+        "color": _STAND_INS[colour_index(place, len(names))],
+        "linestyle": _DASHES[place % len(_DASHES)],
+        "linewidth": 1.6,
+    }
+
+
+def _spending(budget: learned.Budget, amounts: Sequence[float]) -> units.Unit:
+    if budget == "epochs":
+        return units.Unit("epochs", 1.0)
+    return units.column_unit(units.SECONDS if budget == "seconds" else units.COUNTS, amounts)
+
+
+def _draw_curve(axes: Axes, points: Sequence[learned.Point], unit: units.Unit, look: dict[str, Any]) -> None:
+    xs = [point.spent / unit.size for point in points]
+    lows, highs = [point.low for point in points], [point.high for point in points]
+    axes.fill_between(xs, lows, highs, color=look["color"], alpha=0.16, linewidth=0)
+    dot = "o" if len(points) == 1 else ""  # a line needs two
+    axes.plot(xs, [point.mean for point in points], **look, marker=dot, markersize=4)
+
+
+def _few_ticks(axes: Axes) -> None:
+    for (low, high), set_ticks in ((axes.get_xlim(), axes.set_xticks), (axes.get_ylim(), axes.set_yticks)):
+        places = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+        ticks = [float(place) for place in places if low <= place <= high]
+        set_ticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axes.grid(axis="y", zorder=0)
+
+
+def _legend_height(looks: Mapping[str, Any]) -> float:
+    return 0.24 * math.ceil(len(looks) / _ACROSS) + 0.1 if len(looks) > 1 else 0.0
+
+
+def _line_legend(figure: Figure, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Name lines by a piece of each along the top."""
+    if len(looks) < 2:
+        return
+    height = _legend_height(looks)
+    axes = _axes(figure, 0.1, figure.get_figheight() - height, WIDTH - 0.1, height)
+    axes.set_axis_off()
+    axes.set_xlim(0, _ACROSS)
+    axes.set_ylim(height, 0)
+    for place, (name, look) in enumerate(looks.items()):
+        x, y = place % _ACROSS, 0.12 + 0.24 * (place // _ACROSS)
+        axes.plot([x, x + 0.2], [y, y], **look)
+        axes.text(x + 0.25, y, elided(name, 14), va="center")
+
+
+def by_depth(training: Training) -> str | None:
+    """Draw the root mean square of activations and of gradients by layer, on a logarithmic scale."""
+    known = {depth.model: depth.layers for depth in training.depths if depth.layers}
+    if not known:
+        return None
+    looks = {name: _look(training, name) for name in known}
+    with _canvas() as draw:
+        legend = _legend_height(looks)
+        figure = Figure(figsize=(WIDTH, 2.45 + legend))
+        width = (WIDTH - 1.35) / 2
+        for number, what in enumerate(("activation", "gradient")):
+            axes = _axes(figure, 0.55 + number * (width + 0.7), 0.5, width, 1.6)
+            for name, layers in known.items():
+                sizes = [getattr(layer, what) or math.nan for layer in layers]  # 0 has no place on the scale
+                axes.plot(range(1, len(sizes) + 1), sizes, **looks[name])
+            axes.set_yscale("log")
+            _powers(axes)
+            axes.set_title(f"{what}, rms", loc="left", fontsize=10, color=MUTED, pad=6)
+            axes.set_xlabel("layer", color=MUTED, labelpad=3)
+        _line_legend(figure, looks)
+        return draw(figure, f"Activations and gradients by depth: {', '.join(looks)}")
+
+
+def _powers(axes: Axes) -> None:
+    """Label a logarithmic axis at a few powers of ten, a decade at the least."""
+    low, high = (math.log10(end) for end in axes.get_ylim())
+    first, last = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+    powers = range(first, last + 1, max(1, (last - first) // 4))
+    axes.set_ylim(10.0**first, 10.0**last)
+    axes.set_yticks([10.0**power for power in powers], [f"1e{power}" if power else "1" for power in powers])
+    axes.set_yticks([], minor=True)
+    end = axes.get_xlim()[1]
+    ticks = [tick for tick in MaxNLocator(4, integer=True).tick_values(1, end) if 1 <= tick <= end]
+    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axes.grid(axis="y", zorder=0)
 
 
 # From matplotlib to a piece of a page --------------------------------------------------------------------------------

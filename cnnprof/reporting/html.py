@@ -12,8 +12,19 @@ import jinja2
 from markupsafe import Markup, escape
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, RatioMap, Record, Run, Verification
-from cnnprof.reporting import checked, drawing, figures, limits, maps, memories, tables, tree
+from cnnprof.records import (
+    Analysis,
+    Candidate,
+    MachineReport,
+    MemoryProfile,
+    Mode,
+    RatioMap,
+    Record,
+    Run,
+    Training,
+    Verification,
+)
+from cnnprof.reporting import checked, drawing, figures, learned, limits, maps, memories, tables, tree
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,8 @@ def render(record: Record) -> str:
         return _templates().get_template("memory.html").render(_memory_view(record))
     if isinstance(record, Verification):
         return _templates().get_template("verification.html").render(_verification_view(record))
+    if isinstance(record, Training):
+        return _templates().get_template("training.html").render(_training_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.html").render(_map_view(record, drawn))
     return _templates().get_template("report.html").render(_run_view(record))
@@ -79,6 +92,8 @@ def fragment(record: Record) -> str:
         return render(record)
     if isinstance(record, Analysis):
         view = _analysis_view(record)
+    elif isinstance(record, Training):
+        view = _training_view(record)
     else:
         view = _map_view(record, drawn) if (drawn := maps.of(record)) else _head_view(record)
     return _templates().get_template("fragment.html").render(view)
@@ -105,12 +120,13 @@ def _templates() -> jinja2.Environment:
 
 def _head_view(run: Run) -> dict[str, object]:
     """Put together what a page and a notebook both show."""
+    trained = learned.of(run)
     return {
         "title": tables.title(run),
         "header": f"{tables.header(run)} · {tables.day(run)}",
-        "headline": tables.headline(run),
+        "headline": (*tables.headline(run), *(learned.headline(trained) if trained else ())),
         "names": [(_colour(run, i), profile.name) for i, profile in enumerate(run.profiles)],
-        "doubts": tables.all_doubts(run),
+        "doubts": (*tables.all_doubts(run), *(learned.doubts(trained) if trained else ())),
         "summary": tables.summary(run),
         "pair": f"{run.profiles[1].name} vs {run.profiles[0].name}" if len(run.profiles) == 2 else "",
         "compared": bool(tables.contrasts(run)),
@@ -185,6 +201,7 @@ def _run_view(run: Run) -> dict[str, object]:
         ],
         "time_table": table and tables.known_columns(table),
         "session_table": tables.session_table(run),
+        "training": (trained := learned.of(run)) and _learned(trained),
         "foot": tables.foot(run),
     }
 
@@ -257,6 +274,38 @@ def _verification_view(record: Verification) -> dict[str, object]:
         "checks": record.checks,
         "tones": {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""},
         "foot": checked.foot(record),
+    }
+
+
+def _training_view(training: Training) -> dict[str, object]:
+    view = _learned(training)
+    return {
+        "title": learned.title(training),
+        "header": f"{learned.header(training)} · {tables.day(training)}",
+        "headline": learned.headline(training),
+        "bottom_line": "",
+        "doubts": learned.doubts(training),
+        "training": view,
+        "table": view["table"],  # a notebook shows these two
+        "first": view["curves"],
+        "foot": learned.foot(training),
+    }
+
+
+def _learned(training: Training) -> dict[str, object]:
+    return {
+        "conditions": learned.conditions(training),
+        "curves": _picture(figures.curves(training)),
+        "curves_note": learned.CURVES_NOTE,
+        "table": learned.table(training),
+        "budgets": learned.budget_table(training),
+        "budget_note": learned.BUDGET_NOTE,
+        "details": [table for table in (learned.epoch_table(training), learned.run_table(training)) if table],
+        "by_depth": _picture(figures.by_depth(training)),
+        "depths": [learned.depth_table(depth) for depth in training.depths],
+        "depth_note": learned.DEPTH_NOTE,
+        "depth_sentence": learned.depth_sentence(training),
+        "method": learned.METHOD,
     }
 
 
@@ -415,7 +464,7 @@ def said(words: str) -> Markup:
 
 
 def _on_one_line(markup: str) -> str:
-    return re.sub(r"(\[[\d.,]+, [\d.,]+\])", r'<span style="white-space: nowrap">\1</span>', markup)
+    return re.sub(r"(\[-?[\d.,]+, -?[\d.,]+\])", r'<span style="white-space: nowrap">\1</span>', markup)
 
 
 def strong_factors(text: str) -> Markup:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import jinja2
 
-from cnnprof.records import Analysis, MachineReport, MemoryProfile, RatioMap, Record, Run, Verification
-from cnnprof.reporting import checked, drawing, limits, maps, memories, tables, tree
+from cnnprof.records import Analysis, MachineReport, MemoryProfile, RatioMap, Record, Run, Training, Verification
+from cnnprof.reporting import checked, drawing, learned, limits, maps, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -24,6 +24,8 @@ def render(record: Record) -> str:
         return _templates().get_template("memory.md").render(_memory_view(record))
     if isinstance(record, Verification):
         return _templates().get_template("verification.md").render(_verification_view(record))
+    if isinstance(record, Training):
+        return _templates().get_template("training.md").render(_training_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.md").render(_map_view(record, drawn))
     return _templates().get_template("report.md").render(_run_view(record))
@@ -45,12 +47,13 @@ def _templates() -> jinja2.Environment:
 
 
 def _run_view(run: Run) -> dict[str, object]:
+    trained = learned.of(run)
     return {
         "title": tables.title(run),
         "header": f"{tables.header(run)} · {tables.day(run)}",
-        "headline": tables.headline(run),
+        "headline": (*tables.headline(run), *(learned.headline(trained) if trained else ())),
         "bottom_line": tables.bottom_line(run),
-        "doubts": tables.all_doubts(run),
+        "doubts": (*tables.all_doubts(run), *(learned.doubts(trained) if trained else ())),
         "summary": summary(run),
         "sessions_text": tables.sessions_text(run),
         "answers": tables.answers(run),
@@ -87,6 +90,7 @@ def _run_view(run: Run) -> dict[str, object]:
             if (roofs := limits.roof_table(profile, most=1000))
         ],
         "why": limits.why(run),
+        "training": trained and _learned(trained),
         "foot": tables.foot(run),
     }
 
@@ -158,6 +162,31 @@ def _verification_view(record: Verification) -> dict[str, object]:
         "headline": checked.sentences(record),
         "table": checked.table(record.checks),
         "foot": checked.foot(record),
+    }
+
+
+def _training_view(training: Training) -> dict[str, object]:
+    return {
+        "title": learned.title(training),
+        "header": f"{learned.header(training)} · {tables.day(training)}",
+        "headline": learned.headline(training),
+        "doubts": learned.doubts(training),
+        "training": _learned(training),
+        "foot": learned.foot(training),
+    }
+
+
+def _learned(training: Training) -> dict[str, object]:
+    return {
+        "conditions": learned.conditions(training),
+        "table": learned.table(training),
+        "budgets": learned.budget_table(training),
+        "budget_note": learned.BUDGET_NOTE,
+        "details": [table for table in (learned.epoch_table(training), learned.run_table(training)) if table],
+        "depths": [learned.depth_table(depth) for depth in training.depths],
+        "depth_note": learned.DEPTH_NOTE,
+        "depth_sentence": learned.depth_sentence(training),
+        "method": learned.METHOD,
     }
 
 

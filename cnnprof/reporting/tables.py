@@ -19,6 +19,7 @@ from cnnprof.records import (
     Doubt,
     Latency,
     LayerMemory,
+    Machine,
     Mixing,
     Mode,
     Opinion,
@@ -27,6 +28,7 @@ from cnnprof.records import (
     Settings,
     TimeByLayer,
     TimeRatio,
+    Training,
 )
 from cnnprof.reporting import workings
 from cnnprof.statistics import Interval
@@ -153,7 +155,7 @@ def cpu_share(run: Run) -> float | None:
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def day(run: Run) -> str:
+def day(run: Run | Training) -> str:
     """2026-11-23T10:42:20+00:00 -> 23 Nov 2026."""
     try:
         created = datetime.datetime.fromisoformat(run.created)
@@ -854,7 +856,25 @@ def _time_unit(medians: Sequence[float]) -> tuple[units.Unit, int]:
 
 def foot(run: Run) -> tuple[tuple[str, str], ...]:
     """Command, commit, machine, method, convention and what was not counted."""
-    machine, settings = run.machine, run.settings
+    settings = run.settings
+    entries = [
+        ("command", run.command),
+        ("commit", run.commit or units.UNKNOWN),
+        ("date", run.created),
+        ("machine", machine_text(run.machine)),
+        ("method", _method(run)),
+    ]
+    if any(profile.analysis for profile in run.profiles):
+        entries += [
+            ("training step", f"forward, loss, backward, optimizer step; {settings.optimizer}; loss: {settings.loss}"),
+            ("convention", CONVENTION),
+            ("not counted", _not_counted(run)),
+        ]
+    return tuple(entries)
+
+
+def machine_text(machine: Machine) -> str:
+    """Return its hardware and its software."""
     cores = f"{machine.physical_cores or '?'} cores, {machine.logical_cores or '?'} logical"
     hardware = [machine.cpu, cores, units.bytes_(machine.memory_bytes), machine.device_name or "", machine.os]
     load = "" if machine.load is None else f"load {machine.load:.2f} at the start"
@@ -868,20 +888,7 @@ def foot(run: Run) -> tuple[tuple[str, str], ...]:
         *(f"{name}={value}" for name, value in machine.environment.items()),
         load,
     ]
-    entries = [
-        ("command", run.command),
-        ("commit", run.commit or units.UNKNOWN),
-        ("date", run.created),
-        ("machine", ", ".join(part for part in (*hardware, *software) if part)),
-        ("method", _method(run)),
-    ]
-    if any(profile.analysis for profile in run.profiles):
-        entries += [
-            ("training step", f"forward, loss, backward, optimizer step; {settings.optimizer}; loss: {settings.loss}"),
-            ("convention", CONVENTION),
-            ("not counted", _not_counted(run)),
-        ]
-    return tuple(entries)
+    return ", ".join(part for part in (*hardware, *software) if part)
 
 
 def sessions_text(run: Run) -> str:

@@ -10,8 +10,19 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, Check, MachineReport, MemoryProfile, Record, Run, Status, Verification
-from cnnprof.reporting import checked, drawing, limits, maps, memories, tables, tree
+from cnnprof.records import (
+    Analysis,
+    Candidate,
+    Check,
+    MachineReport,
+    MemoryProfile,
+    Record,
+    Run,
+    Status,
+    Training,
+    Verification,
+)
+from cnnprof.reporting import checked, drawing, learned, limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -33,6 +44,8 @@ def renderable(
         return memory(record)
     if isinstance(record, Verification):
         return verification(record)
+    if isinstance(record, Training):
+        return training(record)
     return machine(record) if isinstance(record, MachineReport) else run(record, show_work)
 
 
@@ -46,6 +59,8 @@ def run(document: Run, show_work: bool = False) -> RenderableType:
         parts += [Text(), Text(profile.name, style="bold"), *working(profile.analysis)]
     parts += [part for profile in document.profiles for part in _limits(profile, len(document.profiles) == 1)]
     parts += [Text(), *_closing_lines(document)]
+    if trained := learned.of(document):
+        parts += [Text(), Text("Training", style="bold"), Text(learned.conditions(trained)), *_learned(trained)]
     return Group(*parts)
 
 
@@ -78,6 +93,21 @@ def memory(profile: MemoryProfile) -> RenderableType:
     parts += [Text(sentence) for sentence in memories.sentences(profile)]
     parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in profile.doubts]
     return Group(*parts)
+
+
+def training(record: Training) -> RenderableType:
+    """The screen of what was trained."""
+    return Group(Text(learned.header(record)), *_learned(record))
+
+
+def _learned(record: Training) -> Iterable[RenderableType]:
+    for table in (learned.table(record), learned.budget_table(record)):
+        if table is not None:
+            yield from (Text(), Fitted(table))
+    yield Text()
+    yield from map(Text, learned.sentences(record))
+    for doubt in learned.doubts(record):
+        yield doubt_line(doubt.about, doubt.message, doubt.hint)
 
 
 STATUS_STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
