@@ -31,7 +31,9 @@ def collected(batches):
 
 def as_numpy_1_pickled(entry: dict) -> bytes:
     """NumPy 1 wrote a dtype's `align` and `copy` as the integers 0 and 1, which the published files hold."""
-    return re.sub(rb"(u1q.)\x89\x88", rb"\1K\x00K\x01", pickle.dumps(entry, protocol=2), flags=re.DOTALL)
+    return re.sub(
+        rb"(u1q.)\x89\x88", lambda found: found[1] + b"K\x00K\x01", pickle.dumps(entry, protocol=2), flags=re.DOTALL
+    )
 
 
 @pytest.fixture
