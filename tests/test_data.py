@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import re
 import struct
 import urllib.error
 
@@ -30,7 +31,9 @@ def collected(batches):
 
 def as_numpy_1_pickled(entry: dict) -> bytes:
     """NumPy 1 wrote a dtype's `align` and `copy` as the integers 0 and 1, which the published files hold."""
-    return pickle.dumps(entry, protocol=2).replace(b"u1q\x0c\x89\x88\x87", b"u1q\x0cK\x00K\x01\x87")
+    return re.sub(
+        rb"(u1q.)\x89\x88", lambda found: found[1] + b"K\x00K\x01", pickle.dumps(entry, protocol=2), flags=re.DOTALL
+    )
 
 
 @pytest.fixture
@@ -46,6 +49,7 @@ def cifar(tmp_path, monkeypatch):
     def batch(number):
         pixels = np.full((20, 3072), 40 * number, np.uint8)
         pixels[:, 0] = np.arange(20)  # the upper left pixel, red
+        pixels[:, 1] = 77  # the one to its right
         return {"data": pixels, "labels": [place % 10 for place in range(20)]}
 
     monkeypatch.setattr(
@@ -237,6 +241,7 @@ def test_cifar_is_read_as_it_is_published(cifar):
     pictures = data.load("cifar10", SIZE, data_dir=cifar.parent)
     assert (len(pictures.train), len(pictures.test), pictures.classes) == (100, 20, 10)
     assert pictures.train.images[43, :, 0, 0].tolist() == [3, 120, 120]  # the fourth image of the third file
+    assert int(pictures.train.images[43, 0, 0, 1]) == 77
     assert int(pictures.train.labels[43]) == 3
     assert pictures.mean[2] == pytest.approx(120 / 255)
     assert pictures.note == "CIFAR-10: 100 images to train on and 20 to test on, 10 classes, 3x32x32"
