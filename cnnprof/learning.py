@@ -407,7 +407,8 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
         )
     make_optimizer(module)
     params = sum(parameter.numel() for parameter in module.parameters())
-    text = subject.asked[1] if isinstance(subject.asked[1], str) else subject.resolved
+    asked = subject.asked[1]
+    text = asked.removeprefix(f"{subject.name}=") if isinstance(asked, str) else subject.resolved
     return Learner(subject.name, text, size, params, forward, macs("training"))
 
 
