@@ -212,8 +212,14 @@ def test_what_was_cut_short_is_not_compared():
 
 
 def test_runs_that_failed_or_were_cut_short_do_not_count_where_others_are_whole():
-    for odd in (replace(run("résnet", 1, 10.0), failure="the loss became NaN"), run("résnet", 1, 10.0)):
+    whole = run("résnet", 1, 10.0, 10.0, 10.0)
+    for odd in (replace(whole, failure="the loss became NaN"), run("résnet", 1, 10.0)):
         assert row_of(learned.table(with_run(odd)), "résnet")["test, %"] == "78.0"
+
+
+def test_a_model_whose_runs_all_failed_is_not_compared():
+    lost = training(runs=(*training().runs[:2], FAILED))
+    assert learned.headline(lost) == ("résnet is not compared with plain: there is no finished run of résnet.",)
 
 
 def test_nothing_finished_is_said_to_be_nothing():
@@ -316,6 +322,10 @@ def test_failures_interruptions_and_checkpoints_are_doubts_unless_one_speaks_of_
     said = Doubt("training", "it was interrupted; the loss became NaN at step 37; from a checkpoint")
     assert learned.doubts(replace(odd, doubts=(said,))) == (said,)
     assert learned.doubts(training()) == ()
+
+
+def test_epochs_are_labelled_at_whole_numbers():
+    assert ">0.95<" not in figures.curves(RECORDS["one epoch"])
 
 
 # Within a comparison -------------------------------------------------------------------------------------------------

@@ -768,7 +768,7 @@ def curves(training: Training) -> str | None:
             unit = _spending(budget, [points[-1].spent for _, points in found])
             for look, points in found:
                 _draw_curve(axes, points, unit, look)
-            _few_ticks(axes)
+            _few_ticks(axes, whole=budget == "epochs")
             axes.set_title(what, loc="left", fontsize=10, color=MUTED, pad=6)
             axes.set_xlabel(f"{unit.name}MACs" if budget == "macs" else unit.name, color=MUTED, labelpad=3)
         _line_legend(figure, looks)
@@ -799,9 +799,11 @@ def _draw_curve(axes: Axes, points: Sequence[learned.Point], unit: units.Unit, l
     axes.plot(xs, [point.mean for point in points], **look, marker=dot, markersize=4)
 
 
-def _few_ticks(axes: Axes) -> None:
-    for (low, high), set_ticks in ((axes.get_xlim(), axes.set_xticks), (axes.get_ylim(), axes.set_yticks)):
-        places = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+def _few_ticks(axes: Axes, whole: bool) -> None:
+    """Label both axes at round numbers, the lower one at whole ones alone where it counts."""
+    ends = ((axes.get_xlim(), axes.set_xticks, whole), (axes.get_ylim(), axes.set_yticks, False))
+    for (low, high), set_ticks, integer in ends:
+        places = MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer, min_n_ticks=1).tick_values(low, high)
         ticks = [float(place) for place in places if low <= place <= high]
         set_ticks(ticks, [f"{tick:,g}" for tick in ticks])
     axes.grid(axis="y", zorder=0)

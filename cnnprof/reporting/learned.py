@@ -201,7 +201,7 @@ def _not_compared(training: Training, candidate: str) -> str:
     for name in (candidate, training.baseline):
         epochs = max((len(run.images) for run in counted(training, name)), default=0)
         if not epochs:
-            return f"{name} has no run without a failure"
+            return f"there is no finished run of {name}"
         if training.config.epochs and epochs < training.config.epochs:
             return f"{name} was stopped after {epochs} of {units.plural(training.config.epochs, 'epoch')}"
     return ""
