@@ -519,6 +519,14 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, optimizer,
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
 
 
+def test_a_sampler_is_told_its_epoch_and_goes_on_from_there(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Epochwise, "set_epoch", lambda sampler, epoch: told.append(epoch))
+    for epochs in (2, 4):
+        fitted(epochs, loaders=told_the_epoch, checkpoints=tmp_path / "run")
+    assert [*dict.fromkeys(told)] == [0, 1, 2, 3]
+
+
 def test_the_history_says_what_a_checkpoint_brought(tmp_path):
     loader = DataLoader(blobs(), 5)
     fitted(2, checkpoints=tmp_path / "run")
