@@ -11,6 +11,8 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     footprint     the memory of a step: predicted, measured, the batch that fits
     matching      the argument that makes one model as large as another
     verification  a student's own builders against the course's numbers, and the rule that is probably broken
+    training      data, and whether a network can learn at all
+    learning      models and data brought together
     profiling     the sentence that calls them all
     cli           arguments, screen, exit codes
 

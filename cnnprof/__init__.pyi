@@ -2,6 +2,7 @@ from ._version import __version__ as __version__
 from .analysis.operators import clear_caches as clear_caches
 from .errors import UsageError as UsageError
 from .footprint import predict_memory as predict_memory
+from .learning import sanity as sanity
 from .matching import matched as matched
 from .models.classifier import ArgMaxClassifier as ArgMaxClassifier
 from .models.cnn import CNN as CNN
@@ -20,6 +21,7 @@ from .records import Comparison as Comparison
 from .records import MachineReport as MachineReport
 from .records import MemoryProfile as MemoryProfile
 from .records import Profile as Profile
+from .records import Sanity as Sanity
 from .records import Verification as Verification
 from .reporting import load as load
 from .reporting import save as save

@@ -1069,7 +1069,7 @@ class Check:
     name: str
     status: Status
     value: float | None
-    """What was measured: for a verification the norm of a difference."""
+    """What was measured: for a verification the norm of a difference, else what its message begins with."""
     message: str
     hint: str = ""
 
@@ -1093,8 +1093,47 @@ class Verification(Shown):
         return self.failure is None and not any(check.status == "failed" for check in self.checks)
 
 
+@dataclass(frozen=True)
+class LayerNorms:
+    """How large what passes a layer with weights is, at the start: once a call, in the network's order."""
+
+    path: str
+    activation: float
+    """The root mean square of its output."""
+    contrast: float
+    """Of what it gets: the same of the differences between images, over that of the whole."""
+    gradient: float | None
+    """The norm of the loss's gradient to its output; None where none reaches it."""
+
+
+@dataclass(frozen=True)
+class Sanity(Shown):
+    """Whether a network can learn at all, check by check."""
+
+    command: str
+    created: str
+    model: str
+    params: int
+    input_size: Size
+    data: str
+    """What it was tried on, in words."""
+    protocol: str
+    """How it was trained while it was tried."""
+    seed: int
+    machine: Machine
+    took_s: float
+    checks: tuple[Check, ...]
+    norms: tuple[LayerNorms, ...] = ()
+    """By depth; none where numbers were not finite."""
+
+    @property
+    def passed(self) -> bool:
+        """Say whether no check failed."""
+        return not any(check.status == "failed" for check in self.checks)
+
+
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification
+Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification | Sanity
 """Whatever is saved, printed and reported."""

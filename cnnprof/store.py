@@ -25,6 +25,7 @@ KINDS: dict[str, type[records.Record]] = {
     "machine": records.MachineReport,
     "memory": records.MemoryProfile,
     "verification": records.Verification,
+    "sanity": records.Sanity,
 }
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
@@ -37,6 +38,7 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.Cell: ("won", "training_won"),
     records.MemoryProfile: ("error",),
     records.Verification: ("passed",),
+    records.Sanity: ("passed",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 

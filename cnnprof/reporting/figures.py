@@ -38,6 +38,7 @@ from cnnprof.records import (
     Predicted,
     RatioMap,
     Run,
+    Sanity,
     TimeRatio,
 )
 from cnnprof.reporting import limits, maps, tables
@@ -731,6 +732,44 @@ def _legend_below(figure: Figure, entries: Sequence[tuple[int, str]]) -> None:
         x, y = (place % 3) / 3, 0.72 - 0.5 * (place // 3)
         axes.add_patch(Rectangle((x, y - 0.13), 0.022, 0.26, color=_STAND_INS[colour], alpha=0.75, linewidth=0))
         axes.text(x + 0.035, y, label, va="center", color=INK)
+
+
+# What passes the layers ----------------------------------------------------------------------------------------------
+
+
+def norms(record: Sanity) -> str | None:
+    """Draw activations and gradients over the depth of a network, on logarithmic axes."""
+    if len(record.norms) < 2:
+        return None
+    panels = {
+        "activation": [each.activation for each in record.norms],
+        "gradient": [each.gradient or 0.0 for each in record.norms],
+    }
+    with _canvas() as draw:
+        figure = Figure(figsize=(WIDTH, 2.4))
+        width = (WIDTH - 1.55) / 2
+        for place, (title, values) in enumerate(panels.items()):
+            axes = _axes(figure, 0.62 + place * (width + 0.75), 0.5, width, 1.5)
+            known = [(depth, value) for depth, value in enumerate(values, 1) if value > 0]
+            axes.plot(*zip(*known, strict=True), "o-", color=_STAND_INS[1], markersize=3) if known else None
+            axes.set_yscale("log")
+            _decade_labels(axes, [value for _, value in known])
+            axes.set_xlim(1, len(values))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=2))
+            axes.grid(axis="y", zorder=0)
+            axes.set_title(title, loc="left", fontsize=10, color=MUTED, pad=6)
+            axes.set_xlabel("layers with weights", color=MUTED, labelpad=4)
+        return draw(figure, f"Activations and gradients by depth of {record.model}")
+
+
+def _decade_labels(axes: Axes, values: Sequence[float]) -> None:
+    """Mark powers of ten, at least a decade around what is drawn."""
+    low = math.floor(math.log10(min(values, default=1.0)))
+    high = max(low + 1, math.ceil(math.log10(max(values, default=1.0))))
+    ticks = [10.0**power for power in range(low, high + 1, max(1, math.ceil((high - low) / 4)))]
+    axes.set_ylim(10.0**low * 0.7, 10.0**high * 1.4)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks([], minor=True)
 
 
 # From matplotlib to a piece of a page --------------------------------------------------------------------------------

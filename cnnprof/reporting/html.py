@@ -12,7 +12,19 @@ import jinja2
 from markupsafe import Markup, escape
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, MachineReport, MemoryProfile, Mode, RatioMap, Record, Run, Verification
+from cnnprof.records import (
+    Analysis,
+    Candidate,
+    MachineReport,
+    MemoryProfile,
+    Mode,
+    RatioMap,
+    Record,
+    Run,
+    Sanity,
+    Status,
+    Verification,
+)
 from cnnprof.reporting import checked, drawing, figures, limits, maps, memories, tables, tree
 
 
@@ -67,7 +79,9 @@ def render(record: Record) -> str:
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.html").render(_memory_view(record))
     if isinstance(record, Verification):
-        return _templates().get_template("verification.html").render(_verification_view(record))
+        return _templates().get_template("checks.html").render(_verification_view(record))
+    if isinstance(record, Sanity):
+        return _templates().get_template("checks.html").render(_sanity_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.html").render(_map_view(record, drawn))
     return _templates().get_template("report.html").render(_run_view(record))
@@ -75,7 +89,7 @@ def render(record: Record) -> str:
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    if isinstance(record, MachineReport | MemoryProfile | Verification):
+    if isinstance(record, MachineReport | MemoryProfile | Verification | Sanity):
         return render(record)
     if isinstance(record, Analysis):
         view = _analysis_view(record)
@@ -255,8 +269,28 @@ def _verification_view(record: Verification) -> dict[str, object]:
         "bottom_line": "",
         "doubts": (),
         "checks": record.checks,
-        "tones": {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""},
+        "tones": TONES,
+        "figure": None,
         "foot": checked.foot(record),
+    }
+
+
+TONES: dict[Status, str] = {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""}
+
+
+def _sanity_view(record: Sanity) -> dict[str, object]:
+    return {
+        "title": checked.sanity_title(record),
+        "header": checked.sanity_header(record),
+        "headline": checked.sanity_sentences(record),
+        "bottom_line": "",
+        "doubts": (),
+        "checks": record.checks,
+        "tones": TONES,
+        "figure": _picture(figures.norms(record)),
+        "norms": checked.norms_table(record),
+        "caption": checked.NORMS,
+        "foot": checked.sanity_foot(record),
     }
 
 

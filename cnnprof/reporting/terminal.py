@@ -10,7 +10,18 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from cnnprof import units
-from cnnprof.records import Analysis, Candidate, Check, MachineReport, MemoryProfile, Record, Run, Status, Verification
+from cnnprof.records import (
+    Analysis,
+    Candidate,
+    Check,
+    MachineReport,
+    MemoryProfile,
+    Record,
+    Run,
+    Sanity,
+    Status,
+    Verification,
+)
 from cnnprof.reporting import checked, drawing, limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
@@ -33,6 +44,8 @@ def renderable(
         return memory(record)
     if isinstance(record, Verification):
         return verification(record)
+    if isinstance(record, Sanity):
+        return sanity(record)
     return machine(record) if isinstance(record, MachineReport) else run(record, show_work)
 
 
@@ -90,6 +103,21 @@ def verification(record: Verification) -> RenderableType:
         parts.append(Text(f"{kind:<25}{checked.agreeing(checks)}"))
         parts += [_not_ok(kind, checks)] if any(check.status != "ok" for check in checks) else []
     return Group(*parts, Text(), *map(Text, (*checked.sentences(record), *checked.notes(record))))
+
+
+def sanity(record: Sanity) -> RenderableType:
+    """The screen of sanity: every check, and what to do where one does not hold."""
+    closing = map(Text, checked.sanity_sentences(record))
+    return Group(Text(checked.sanity_header(record)), Text(), _rows(record.checks), Text(), *closing)
+
+
+def _rows(checks: Iterable[Check]) -> Grid:
+    grid = Grid(box=None, padding=(0, 0, 0, 2), show_header=False)
+    for check in checks:
+        grid.add_row(Text(check.status, style=STATUS_STYLES[check.status]), Text(check.name), Text(check.message))
+        if check.hint:
+            grid.add_row("", "", Text(f"-> {check.hint}", style="dim"))
+    return grid
 
 
 def _not_ok(kind: str, checks: Iterable[Check]) -> Grid:
