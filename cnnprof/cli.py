@@ -1,7 +1,7 @@
 """The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
 
-Exit codes: 0 it finished; 1 a failed check (verify, sanity, --strict); 2 wrong usage or unusable input; 130 Ctrl-C. torch is
-imported by the commands that need it, when they run.
+Exit codes: 0 it finished; 1 a failed check (verify, sanity, --strict); 2 wrong usage or unusable input; 130 Ctrl-C.
+torch is imported by the commands that need it, when they run.
 """
 
 import contextlib

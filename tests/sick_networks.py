@@ -99,10 +99,11 @@ class MakesNan(Healthy):
 
 
 class MakesNanBackwards(Healthy):
-    """The root of 0 is 0, and its slope is infinite."""
+    """A distance from itself: the root of 0 is 0, and its slope is infinite."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features[4:](self.features[:4](x).sqrt()))
+        found = self.features(x)
+        return self.head(found + (found - found).square().sqrt())
 
 
 class DeadLayer(Healthy):

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from cnnprof import units
-from cnnprof.records import Check, Sanity, Verification
+from cnnprof.records import Check, Sanity, Status, Verification
 from cnnprof.reporting.tables import Table
 
 
@@ -27,7 +28,7 @@ def sentences(record: Verification) -> tuple[str, ...]:
 def counts(checks: Sequence[Check]) -> str:
     """9 ok, 1 failed, 1 skipped."""
     by_status = Counter(check.status for check in checks)
-    return ", ".join(f"{units.integer(number)} {status}" for status, number in by_status.items())
+    return ", ".join(f"{units.integer(by_status[status])} {status}" for status in get_args(Status) if by_status[status])
 
 
 def by_class(record: Verification) -> dict[str, list[Check]]:
@@ -67,7 +68,7 @@ def sanity_title(record: Sanity) -> str:
 
 
 def sanity_header(record: Sanity) -> str:
-    """Name what was tried, and on what: cnn (821,206 parameters) · digits, 1,797 images resized to 3x32x32 · SGD lr 0.01 · seed 42 · cpu."""
+    """Name what was tried, and on what: cnn (821,206 parameters) · digits, 1,797 images · SGD lr 0.01 · seed 42."""
     named = f"{record.model} ({units.integer(record.params)} parameters)"
     return f"{named} · {record.data} · {record.protocol} · seed {record.seed} · {record.machine.device}"
 

@@ -754,7 +754,7 @@ def norms(record: Sanity) -> str | None:
             axes.plot(*zip(*known, strict=True), "o-", color=_STAND_INS[1], markersize=3) if known else None
             axes.set_yscale("log")
             _decade_labels(axes, [value for _, value in known])
-            axes.set_xlim(1, len(values))
+            axes.set_xlim(1 - 0.04 * len(values), 1.04 * len(values))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=2))
             axes.grid(axis="y", zorder=0)
             axes.set_title(title, loc="left", fontsize=10, color=MUTED, pad=6)
