@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from cnnprof import machine, origin, units
+from cnnprof import errors, machine, origin, units
 from cnnprof.errors import UsageError
 from cnnprof.measurement.latency import torch_threads
 from cnnprof.models import catalog
@@ -15,7 +15,7 @@ from cnnprof.models.cnn import CNN
 from cnnprof.records import Sanity
 from cnnprof.subjects import Loss, Model, Subject, settings_of, subject_of
 from cnnprof.training import data as pictures
-from cnnprof.training.sanity import BATCH, COURSE_RATE, RATES, Batch, Trial, examine
+from cnnprof.training.sanity import BATCH, COURSE_RATE, RATES, Trial, classes_of, examine
 
 DATA = "digits"
 """What `auto` is: images that need no download."""
@@ -44,16 +44,18 @@ def sanity(
     started = time.monotonic()
     settings = settings_of(None, BATCH, {"device": device, "seed": seed, "threads": threads}, loss)
     subject = subject_of(None, model, input_size, BATCH, None)
-    if subject.input_size is None or len(subject.input_size) != 3:
-        raise UsageError(f"{subject.name}: images were expected; give their size, such as --input-size 3x32x32")
+    _refuse_settings(subject)
     found = catalog.load_callable(loss) if isinstance(loss, str) else loss
     with torch_threads(settings.threads):
-        trial, said = _trial(subject, found, data, data_dir, seed, settings.device)
         try:
+            trial, said = _trial(subject, found, data, data_dir, seed, settings.device)
             findings = examine(trial, progress)
         except UsageError as error:
             raise UsageError(f"{subject.name}: {error}") from error
+        except (Exception, SystemExit) as error:  # a user's model may raise anything
+            raise UsageError(f"{subject.name}: its training stopped: {errors.said(error)}") from error
         described = machine.describe(settings.device, "system")
+    assert subject.input_size is not None
     rates = " or ".join(map(units.short, RATES))
     return Sanity(
         command=origin.command(),
@@ -71,18 +73,31 @@ def sanity(
     )
 
 
+def _refuse_settings(subject: Subject) -> None:
+    if subject.input_size is None or len(subject.input_size) != 3:
+        raise UsageError(f"{subject.name}: images were expected; give their size, such as --input-size 3x32x32")
+    own = [name for name, value in vars(subject.own).items() if value is not None and name != "input_size"]
+    if own:
+        raise UsageError(f"{subject.name}: sanity takes no setting after '@' but input-size, and was given {own[0]}")
+
+
 def _trial(
     subject: Subject, loss: Loss | None, data: str, data_dir: str | Path | None, seed: int, device: str
 ) -> tuple[Trial, str]:
-    """Bring a model and its data together, and say what the data are."""
+    """Bring a model and its data together, and say what the data are: random ones where labels have no use."""
     assert subject.input_size is not None
-    if loss is not None:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = [torch.randn(BATCH, *subject.input_size, generator=generator).to(device) for _ in range(BATCHES)]
-        labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
-        said = f"random images of {units.size(subject.input_size)}"
-        return Trial(subject.build, [(images, labels) for images in drawn], None, loss, seed, device), said
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(BATCH, *subject.input_size, generator=generator).to(device) for _ in range(BATCHES)]
+    labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
+    trial = Trial(subject.build, [(images, labels) for images in drawn], loss, seed, device)
+    classes = classes_of(trial)
+    if classes is None:
+        return trial, f"random images of {units.size(subject.input_size)}"
     known = pictures.load(DATA if data == "auto" else data, subject.input_size, data_dir=data_dir, seed=seed)
-    batches: list[Batch] = list(islice(pictures.batches(known, "train", BATCH, seed=seed, device=device), BATCHES))
-    course = type(subject.module) is CNN
-    return Trial(subject.build, batches, known.classes, None, seed, device, course), known.note
+    if classes < known.classes:
+        raise UsageError(
+            f"it scores {classes} classes and {known.name} have {known.classes}; build it with {known.classes} outputs "
+            "or more: out_classes, num_classes, or its last Linear"
+        )
+    batches = pictures.batches(known, "train", BATCH, seed=seed, device=device, limit=BATCH * BATCHES)
+    return replace(trial, batches=list(batches), course=type(subject.module) is CNN), known.note

@@ -152,6 +152,23 @@ class WithBatchNorm(nn.Module):
         return self.layers(x)
 
 
+class StopsInEvaluation(Healthy):
+    """Not sick, and cannot be evaluated; or, the other way round, cannot be trained after its first pass."""
+
+    def __init__(self, error_in: bool = False) -> None:
+        super().__init__()
+        self.error_in = error_in
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        if self.error_in and self.passes > 3:
+            raise RuntimeError("only evaluated")
+        if not self.error_in and not self.training:
+            raise RuntimeError("only trained")
+        return super().forward(x)
+
+
 class LogScores(Healthy):
     def forward(self, x: Tensor) -> Tensor:
         return torch.log_softmax(super().forward(x), 1)

@@ -38,9 +38,9 @@ def load(
     digits = load_digits()
     channels, *sides = input_size
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-    images = F.interpolate(images, size=tuple(sides), mode="bilinear").expand(-1, channels, -1, -1)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    images, labels = images[order], torch.tensor(digits.target)[order]
+    images = F.interpolate(images[order], size=tuple(sides), mode="bilinear").expand(-1, channels, -1, -1)
+    labels = torch.tensor(digits.target)[order]
     note = f"digits, {units.integer(len(images))} images resized to {units.size(input_size)}"
     mean, std = float(images.mean()), float(images.std())
     return Pictures(name, (images[:1500], labels[:1500]), (images[1500:], labels[1500:]), 10, mean, std, note)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import units
-from cnnprof.errors import UsageError, first_line
+from cnnprof.errors import UsageError, first_line, said
 from cnnprof.inputs import first_floating, tensors_in
 from cnnprof.records import Check, LayerNorms, Status
 
@@ -49,8 +49,6 @@ class Trial:
     build: Callable[[], nn.Module]
     batches: Sequence[Batch]
     """Of 16 images each, on the device."""
-    classes: int | None
-    """None: the images are random and have no labels."""
     loss: Loss | None = None
     """Of the output alone; None: cross-entropy with the labels."""
     seed: int = 42
@@ -88,10 +86,9 @@ class Findings:
 def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None) -> Findings:
     """Put every question; random states are afterwards as they were before.
 
-    Raises UsageError where the network does not take the images, or returns no scores for as many classes.
+    Raises what the network raises while it is trained; what raises elsewhere is skipped, with the reason.
     """
     with _random_states_kept(trial.device), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
-        _refuse_unusable(trial)
         start = _start(trial)
         progress(0.1)
         if start.not_finite:
@@ -104,16 +101,23 @@ def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None
             *_at_start(trial, start),
             _overfits(trial, fit),
             moved.check,
-            _samples_independent(trial, moved.network),
-            _batch_norm(trial),
+            _asked("samples independent", lambda: _samples_independent(trial, moved.network)),
+            _asked("batch norm", lambda: _batch_norm(trial)),
             _finite(trial, moved, fit),
-            _dead_relus(trial, start, fit),
+            _asked("dead ReLUs", lambda: _dead_relus(trial, start, fit)),
             _depth(moved, fit),
-            _shuffled(trial, fit),
-            _deterministic(trial),
+            _asked("shuffled labels", lambda: _shuffled(trial, fit)),
+            _asked("deterministic", lambda: _deterministic(trial)),
         ]
         progress(1.0)
         return Findings(tuple(_without_consequences(found)), moved.norms)
+
+
+def _asked(name: str, ask: Callable[[], Check]) -> Check:
+    try:
+        return ask()
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's model may raise anything
+        return _check(name, "skipped", None, f"the network stopped: {said(error)}")
 
 
 IN_COURSE, IN_A_BATCH = "overfits 50 images", "overfits a batch"
@@ -182,8 +186,16 @@ def _scores(output: Any) -> Tensor:
     return _all_scores(output)[0].float()
 
 
-def _refuse_unusable(trial: Trial) -> None:
-    """Raise UsageError for what no question can be put to."""
+def classes_of(trial: Trial) -> int | None:
+    """Return how many classes the network scores; None where it has a loss of its own.
+
+    Raises UsageError for what no question can be put to.
+    """
+    with _random_states_kept(trial.device), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+        return _classes_of(trial)
+
+
+def _classes_of(trial: Trial) -> int | None:
     network, (images, labels) = trial.network(), trial.batches[0]
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UsageError("it has no parameter that requires a gradient: there is nothing to train")
@@ -196,7 +208,7 @@ def _refuse_unusable(trial: Trial) -> None:
         ) from error
     if trial.loss is not None:
         _refuse_loss(trial, output, labels)
-        return
+        return None
     scores = _all_scores(output)
     if not scores or len(scores[0]) != len(images):
         shapes = ", ".join(units.size(tuple(each.shape)) for each in tensors_in(output)) or type(output).__name__
@@ -204,11 +216,7 @@ def _refuse_unusable(trial: Trial) -> None:
             f"it is no classifier: of {len(images)} images scores, {len(images)}xK, were expected and {shapes} came; "
             "give what it is trained on with --loss file.py:fn"
         )
-    if trial.classes is not None and scores[0].shape[1] < trial.classes:
-        raise UsageError(
-            f"it scores {scores[0].shape[1]} classes and the data have {trial.classes}; build it with "
-            f"{trial.classes} outputs or more: out_classes, num_classes, or its last Linear"
-        )
+    return scores[0].shape[1]
 
 
 def _refuse_loss(trial: Trial, output: Any, labels: Tensor) -> None:
@@ -750,11 +758,11 @@ def _deterministic(trial: Trial) -> Check:
     """Ask whether the same seed makes the same network, and the same steps."""
     name = "deterministic"
     one, other = _few_steps(trial), _few_steps(trial)
-    said = f"the same steps under seed {trial.seed}, twice"
+    steps = f"the same steps under seed {trial.seed}, twice"
     apart = max(map(_apart, one, other))
     if apart == 0:
-        return _check(name, "ok", 0.0, f"{said}: the same to the last bit")
-    message = f"{said}: losses or parameters differ by {units.short(apart)} of their size"
+        return _check(name, "ok", 0.0, f"{steps}: the same to the last bit")
+    message = f"{steps}: losses or parameters differ by {units.short(apart)} of their size"
     if apart < ROUNDING:
         status: Status = "warning" if trial.device == "cpu" else "ok"
         return _check(name, status, apart, f"{message}: rounding", "torch.use_deterministic_algorithms(True) names it")
