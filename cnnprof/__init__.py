@@ -12,7 +12,7 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     matching      the argument that makes one model as large as another
     verification  a student's own builders against the course's numbers, and the rule that is probably broken
     training      data, and whether a network can learn at all
-    learning      models and data brought together
+    learning      models and their data brought together
     profiling     the sentence that calls them all
     cli           arguments, screen, exit codes
 

@@ -56,7 +56,7 @@ def sanity(
             raise UsageError(f"{subject.name}: its training stopped: {errors.said(error)}") from error
         described = machine.describe(settings.device, "system")
     assert subject.input_size is not None
-    rates = " or ".join(map(units.short, RATES))
+    rates = f"{units.short(RATES[0])} to {units.short(RATES[-1])}"
     return Sanity(
         command=origin.command(),
         created=origin.now(),

@@ -24,8 +24,8 @@ from cnnprof.training import sanity as questions
 
 IMAGE = (3, 32, 32)
 FILE = Path(sick_networks.__file__)
-SLOW = {"SoftmaxTwice", "Deep"}
-"""They try every rate in vain."""
+SLOW = {"SoftmaxTwice", "Deep", "Detached", "BatchSoftmax"}
+"""The first two try every rate in vain, the others are much like some that are not slow."""
 
 
 @pytest.fixture(autouse=True)
@@ -215,6 +215,15 @@ def test_weights_mode_gradients_and_random_states_stay(error):
     assert not network.features[0].bias.requires_grad
     assert torch.equal(network.head.weight.grad, torch.ones_like(network.head.weight))
     assert not any(part._forward_hooks for part in network.modules())
+
+
+def test_without_time_it_is_no_failure():
+    batches = [(torch.randn(16, *IMAGE), torch.arange(16) % 10)] * 4
+    found = questions.examine(questions.Trial(sick_networks.Healthy, batches, time_s=0.0))
+    by_name = {each.name: each for each in found.checks}
+    assert by_name["overfits a batch"].status == "warning"
+    assert "no time was left" in by_name["overfits a batch"].message
+    assert by_name["shuffled labels"].status == "skipped"
 
 
 def test_what_cannot_be_asked_is_skipped_with_the_reason():
