@@ -148,6 +148,24 @@ def test_frozen_parameters_are_named_and_not_failed():
     assert (moving.status, moving.message) == ("ok", "5 of 5 tensors; frozen: features.0.weight")
 
 
+class Unheard(sick_networks.Healthy):
+    """Multiplies a branch by 0, as attention over a single place does with what chooses it."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Linear(256, 256)
+
+    def forward(self, x):
+        found = self.features(x)
+        return self.head(found + 0 * self.query(found))
+
+
+def test_gradients_of_zero_are_no_failure_where_it_learns():
+    moving = check(cnnprof.sanity(Unheard(), IMAGE), "all parameters move")
+    assert moving.status == "warning"
+    assert moving.message == "6 of 8 tensors: the gradient of query.weight, query.bias is 0"
+
+
 class Auxiliary(sick_networks.Healthy):
     """Returns scores of a second head beside the main ones while it trains, as GoogLeNet does."""
 

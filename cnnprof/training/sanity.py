@@ -102,7 +102,7 @@ def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None
         found = [
             *_at_start(trial, start),
             _overfits(trial, fit),
-            moved.check,
+            _excused(moved, fit),
             _asked("samples independent", lambda: _samples_independent(trial, moved.network)),
             _asked("batch norm", lambda: _batch_norm(trial)),
             _finite(trial, moved, fit),
@@ -467,8 +467,9 @@ class _Fit:
     epoch: int = 0
 
     @property
-    def fits(self) -> bool:
-        return self.accuracy == 1 and self.loss < LOW
+    def learned(self) -> bool:
+        """Say whether it learned them, in the course's way where it was asked so."""
+        return self.accuracy >= COURSE_SHARE if self.epoch else self.accuracy == 1 and self.loss < LOW
 
 
 def _fit(trial: Trial) -> _Fit | None:
@@ -482,7 +483,7 @@ def _fit(trial: Trial) -> _Fit | None:
     for rate in RATES:
         left = (ends - _clock()) / (1 if rate == RATES[-1] else 2)
         fits.append(_fit_batch(trial, rate, _clock() + left))
-        if fits[-1].fits:
+        if fits[-1].learned:
             break
     best = max(fits, key=lambda fit: (fit.accuracy, -fit.loss))
     return replace(best, not_finite=next((fit.not_finite for fit in fits if fit.not_finite), ""))
@@ -500,7 +501,7 @@ def _fit_batch(trial: Trial, rate: float, ends: float) -> _Fit:
             return replace(fit, steps=step, not_finite=f"the loss in step {step} at a rate of {units.short(rate)}")
         fit = _Fit(right / len(trial.batches[0][1]), loss, step, rate, network)
         best = min(best, loss)
-        if fit.fits or (step == PATIENCE and best > guessing and rate != RATES[-1]):
+        if fit.learned or (step == PATIENCE and best > guessing and rate != RATES[-1]):
             break
         if _clock() > ends:
             return replace(fit, out_of_time=step < STEPS)
@@ -521,7 +522,7 @@ def _fit_course(trial: Trial, ends: float) -> _Fit:
         accuracy = sum(right) / sum(len(labels) for _, labels in few)
         if accuracy > best.accuracy:
             best = _Fit(accuracy, sum(losses) / len(losses), steps, COURSE_RATE, network, epoch=epoch)
-        if best.accuracy >= COURSE_SHARE:
+        if best.learned:
             break
         if _clock() > ends:
             return replace(best, out_of_time=True)
@@ -558,14 +559,14 @@ def _overfits(trial: Trial, fit: _Fit | None) -> Check:
     accuracy = f"{units.percent(fit.accuracy, 0)} %"
     if trial.course:
         asked = f"of {COURSE_EPOCHS} (asked: {units.percent(COURSE_SHARE, 0)} %)"
-        message, fits = f"{accuracy} in epoch {fit.epoch} {asked}", fit.accuracy >= COURSE_SHARE
+        message = f"{accuracy} in epoch {fit.epoch} {asked}"
     else:
         steps = units.plural(fit.steps, "step")
         message = (
             f"{accuracy} of {BATCH} images, loss {units.decimal(fit.loss, 2)}, after {steps} of Adam at a rate of "
         )
-        message, fits = message + units.short(fit.rate), fit.fits
-    if fits:
+        message += units.short(fit.rate)
+    if fit.learned:
         return _check(name, "ok", 100 * fit.accuracy, message)
     if fit.out_of_time:
         return _check(name, "warning", 100 * fit.accuracy, f"{message}: no time was left for more")
@@ -586,6 +587,8 @@ class _Moved:
     network: nn.Module
     norms: tuple[LayerNorms, ...] = ()
     not_finite: str = ""
+    at_zero: bool = False
+    """All parameters are used; the gradients of some are 0."""
 
 
 def _moved(trial: Trial) -> _Moved:
@@ -605,7 +608,16 @@ def _moved(trial: Trial) -> _Moved:
         for name, each in named.items():
             if each.grad is not None:
                 largest[name] = max(largest[name], float(each.grad.abs().max()))
-    return _Moved(_all_move(named, before, largest, frozen), network, _norms(trial, network))
+    check = _all_move(named, before, largest, frozen)
+    return _Moved(check, network, _norms(trial, network), at_zero=min(largest.values()) == 0)
+
+
+def _excused(moved: _Moved, fit: _Fit | None) -> Check:
+    """Warn alone of gradients of 0 in a network that learns: attention over one place has such, for one."""
+    if moved.check.status != "failed" or not moved.at_zero or fit is None or not fit.learned:
+        return moved.check
+    hint = "is a map 1x1 there, so that attention has nothing to choose from? a larger --input-size tells"
+    return replace(moved.check, status="warning", hint=hint)
 
 
 def _norms(trial: Trial, network: nn.Module) -> tuple[LayerNorms, ...]:
@@ -654,7 +666,7 @@ def _finite(trial: Trial, moved: _Moved, fit: _Fit | None) -> Check:
     if moved.not_finite:
         return _check("finite", "failed", None, f"first not finite: {moved.not_finite}", HINT_FINITE)
     if fit and fit.not_finite:
-        gentler = fit.fits or (trial.course and fit.accuracy >= COURSE_SHARE)
+        gentler = fit.learned
         message = f"first not finite: {fit.not_finite}" + ("; at a gentler rate all are" if gentler else "")
         return _check("finite", "warning" if gentler else "failed", None, message, "lower the learning rate")
     return _check("finite", "ok", float(steps), f"no NaN, no Inf in {units.plural(steps, 'step')}")
@@ -866,7 +878,7 @@ def _depth(moved: _Moved, fit: _Fit | None) -> Check:
     hint = (
         "put norms between the layers, or skips around them, or initialise for the activation: nn.init.kaiming_normal_"
     )
-    learns = fit is not None and (fit.fits or fit.accuracy >= COURSE_SHARE or fit.out_of_time)
+    learns = fit is not None and (fit.learned or fit.out_of_time)
     word = "they vanish: " if ratio <= FLAT else "they explode: " if ratio >= STEEP else "images look alike: "
     return _check(name, "warning" if learns or fit is None else "failed", ratio, word + message, hint)
 
@@ -876,7 +888,7 @@ def _shuffled(trial: Trial, fit: _Fit | None) -> Check:
     name = "shuffled labels"
     if fit is None:
         return _check(name, "skipped", None, NO_LABELS)
-    if not fit.fits and fit.accuracy < COURSE_SHARE:
+    if not fit.learned:
         return _check(name, "skipped", None, "it does not learn the true ones")
     few = _few(trial, FEW // 2)
     labels = torch.cat([labels for _, labels in few])
