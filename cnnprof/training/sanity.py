@@ -33,7 +33,7 @@ RATES = (1e-2, 1e-3, 1e-4)
 """Adam's: many a healthy network learns nothing at the first."""
 STEPS = 200
 PATIENCE = 40
-"""Steps after which a rate that did no better than guess by the classes' shares is given up for a gentler one."""
+"""Steps after which the first rate, where it did no better than guess by the classes' shares, is given up."""
 LOW = 0.5
 """A loss at which more than half of what a softmax gives goes to the right class, on average."""
 COURSE_BATCHES, COURSE_BATCH, COURSE_EPOCHS, COURSE_RATE, COURSE_SHARE = 25, 2, 25, 0.01, 0.9
@@ -501,7 +501,7 @@ def _fit_batch(trial: Trial, rate: float, ends: float) -> _Fit:
             return replace(fit, steps=step, not_finite=f"the loss in step {step} at a rate of {units.short(rate)}")
         fit = _Fit(right / len(trial.batches[0][1]), loss, step, rate, network)
         best = min(best, loss)
-        if fit.learned or (step == PATIENCE and best > guessing and rate != RATES[-1]):
+        if fit.learned or (step == PATIENCE and best > guessing and rate == RATES[0]):
             break
         if _clock() > ends:
             return replace(fit, out_of_time=step < STEPS)
