@@ -11,6 +11,9 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     footprint     the memory of a step: predicted, measured, the batch that fits
     matching      the argument that makes one model as large as another
     verification  a student's own builders against the course's numbers, and the rule that is probably broken
+    training      data, the trainer, and the questions whether a network can learn at all
+    checkup       those questions, put to a model
+    learning      models that learn side by side
     profiling     the sentence that calls them all
     cli           arguments, screen, exit codes
 

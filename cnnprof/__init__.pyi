@@ -1,5 +1,6 @@
 from ._version import __version__ as __version__
 from .analysis.operators import clear_caches as clear_caches
+from .checkup import sanity as sanity
 from .errors import Interrupted as Interrupted
 from .errors import UsageError as UsageError
 from .footprint import predict_memory as predict_memory
@@ -21,6 +22,7 @@ from .records import Comparison as Comparison
 from .records import MachineReport as MachineReport
 from .records import MemoryProfile as MemoryProfile
 from .records import Profile as Profile
+from .records import Sanity as Sanity
 from .records import Training as Training
 from .records import Verification as Verification
 from .reporting import load as load

@@ -1,7 +1,7 @@
 """The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
 
-Exit codes: 0 it finished; 1 a failed check (verify, --strict); 2 wrong usage or unusable input; 130 Ctrl-C. torch is
-imported by the commands that need it, when they run.
+Exit codes: 0 it finished; 1 a failed check (verify, sanity, --strict); 2 wrong usage or unusable input; 130 Ctrl-C.
+torch is imported by the commands that need it, when they run.
 """
 
 import contextlib
@@ -559,6 +559,49 @@ def verify(
         raise typer.Exit(_complain(f"{file}: {record.failure}", 2))
     if not record.passed:
         raise typer.Exit(_complain(f"{file}: {checked.counts(record.checks)}", 1))
+
+
+@app.command()
+def sanity(
+    model: ModelArgument,
+    input_size: InputSize = None,
+    data: Annotated[str, typer.Option("--data", help="Labelled images: digits, ...; auto is digits.")] = "auto",
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where images are kept.")] = None,
+    device: Device = "auto",
+    seed: Seed = 42,
+    loss: Loss = None,
+    threads: Threads = None,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find out whether a classifier can learn at all: some ten checks, each with its number and a hint."""
+    size, places = _size(input_size), _places(output)
+    with _only_json_on_stdout(as_json) as console:
+        with _torch_loading():
+            from cnnprof import checkup
+        from cnnprof.reporting import checked, terminal
+
+        targets = _targets(places, f"{_slug(model)}-sanity")
+        with _screen(quiet or as_json) as screen:
+            record = checkup.sanity(
+                model,
+                size,
+                data=data,
+                data_dir=data_dir,
+                device=device,
+                seed=seed,
+                loss=loss,
+                threads=threads,
+                progress=screen.progress if screen is not None else lambda share: None,
+            )
+        if not (as_json or quiet):
+            console.print(terminal.renderable(record))
+    if as_json:
+        _print_json(record)
+    _save(record, targets)
+    if not record.passed:
+        raise typer.Exit(_complain(f"{model}: {checked.counts(record.checks)}", 1))
 
 
 @app.command()

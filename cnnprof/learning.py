@@ -28,6 +28,7 @@ from cnnprof.records import (
     Comparison,
     Count,
     DataSet,
+    Depth,
     Doubt,
     Learner,
     Mode,
@@ -39,8 +40,9 @@ from cnnprof.records import (
 )
 from cnnprof.subjects import SEEDS, Model, Subject, checked_count, settings_of, subject_of, told_apart
 from cnnprof.training import checkpoints as files
-from cnnprof.training.data import DATA_DIR, Pictures, batches, load
+from cnnprof.training.data import Pictures, batches, load
 from cnnprof.training.progress import Tick
+from cnnprof.training.sanity import Trial, norms
 from cnnprof.training.trainer import ClassifierTrainer, History, scores_of
 
 EPOCHS = 10
@@ -160,7 +162,7 @@ def prepared(
     )
     make = optimizers.maker(optimizer, settings.device.startswith("cuda"))
     folder = None if checkpoints is None else Path(checkpoints)
-    seen = _pictures(subjects, lambda size: load(data, size, data_dir=Path(data_dir or DATA_DIR), download=download))
+    seen = _pictures(subjects, lambda size: load(data, size, data_dir=data_dir, download=download))
     learners = tuple(_learner(subject, seen[subject.name], make) for subject in subjects)
     return Classroom(subjects, learners, seen, config, settings, make, folder)
 
@@ -268,7 +270,17 @@ class Classroom:
             models=tuple(self.learners),
             runs=(),
             comparisons=(),
+            depths=tuple(map(self._depth, self.subjects)),
         )
+
+    def _depth(self, subject: Subject) -> Depth:
+        """See how large activations and gradients are on the way through a model that has learned nothing."""
+        (first, *_) = batches(self.pictures[subject.name], "train", self.config.batch_size, device=self.config.device)
+        trial = Trial(subject.build, [first], seed=self.config.seeds[0], device=self.config.device)
+        try:
+            return Depth(subject.name, norms(trial))
+        except (Exception, SystemExit):  # noqa: BLE001  # a model may raise anything; its own training will say so
+            return Depth(subject.name, ())
 
     def _document(self, start: Training, runs: Runs, partial: bool) -> Training:
         contrasts = (

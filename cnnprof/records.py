@@ -1072,7 +1072,7 @@ class Check:
     name: str
     status: Status
     value: float | None
-    """What was measured: for a verification the norm of a difference."""
+    """What was measured: for a verification the norm of a difference, else what its message begins with."""
     message: str
     hint: str = ""
 
@@ -1094,6 +1094,45 @@ class Verification(Shown):
     def passed(self) -> bool:
         """Say whether no check failed, and all of them ended."""
         return self.failure is None and not any(check.status == "failed" for check in self.checks)
+
+
+@dataclass(frozen=True)
+class LayerNorms:
+    """How large what passes a layer with weights is, at the start: once a call, in the network's order."""
+
+    path: str
+    activation: float
+    """The root mean square of its output."""
+    gradient: float | None
+    """The norm of the loss's gradient to its output; None where none reaches it."""
+    contrast: float
+    """Of what it gets: the root mean square of the differences between images, over that of the whole."""
+
+
+@dataclass(frozen=True)
+class Sanity(Shown):
+    """Whether a network can learn at all, check by check."""
+
+    command: str
+    created: str
+    model: str
+    params: int
+    input_size: Size
+    data: str
+    """What it was tried on, in words."""
+    protocol: str
+    """How it was trained while it was tried."""
+    seed: int
+    machine: Machine
+    took_s: float
+    checks: tuple[Check, ...]
+    norms: tuple[LayerNorms, ...] = ()
+    """By depth; none where numbers were not finite."""
+
+    @property
+    def passed(self) -> bool:
+        """Say whether no check failed."""
+        return not any(check.status == "failed" for check in self.checks)
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -1212,15 +1251,6 @@ class TrainingContrast:
 
 
 @dataclass(frozen=True)
-class LayerNorms:
-    """How large a layer's output and the gradient at it are, before any training: root mean squares."""
-
-    path: str
-    activation: float | None
-    gradient: float | None
-
-
-@dataclass(frozen=True)
 class Depth:
     """What becomes of activations and gradients on the way through a network."""
 
@@ -1257,5 +1287,5 @@ class Training(Shown):
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification | Training
+Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification | Sanity | Training
 """Whatever is saved, printed and reported."""

@@ -26,6 +26,7 @@ KINDS: dict[str, type[records.Record]] = {
     "memory": records.MemoryProfile,
     "verification": records.Verification,
     "training": records.Training,
+    "sanity": records.Sanity,
 }
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
@@ -39,6 +40,7 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.MemoryProfile: ("error",),
     records.Verification: ("passed",),
     records.TrainingRun: ("train_s", "epoch_s", "images_seen"),
+    records.Sanity: ("passed",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 

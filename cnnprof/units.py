@@ -111,6 +111,16 @@ def _digits(number: float) -> int:
     return 2 if abs(number) < 10 else 1 if abs(number) < 1000 else 0
 
 
+def decimal(value: float, decimals: int) -> str:
+    """2.3071 -> 2.31."""
+    return f"{value:,.{decimals}f}"
+
+
+def short(value: float) -> str:
+    """0.00012345 -> 0.000123, 1.5e-14 -> 1.5e-14: a number of any size in three digits."""
+    return f"{value:.3g}"
+
+
 def percent(share: float | None, decimals: int = 1) -> str:
     """0.163 -> 16.3."""
     return UNKNOWN if share is None else f"{100 * share:.{decimals}f}"

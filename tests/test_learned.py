@@ -69,8 +69,8 @@ def with_run(changed: TrainingRun, **changes) -> Training:
 
 
 def depths() -> tuple[Depth, ...]:
-    fading = tuple(LayerNorms(f"layers.{place}", 1.0, 10.0 ** (place - 8)) for place in range(7))
-    steady = tuple(LayerNorms(f"layers.{place}", 1.0, 0.001 * (place + 1)) for place in range(12))
+    fading = tuple(LayerNorms(f"layers.{place}", 1.0, 10.0 ** (place - 8), 1.0) for place in range(7))
+    steady = tuple(LayerNorms(f"layers.{place}", 1.0, 0.001 * (place + 1), 1.0) for place in range(12))
     return (Depth("plain", fading), Depth("résnet", steady))
 
 
@@ -84,7 +84,9 @@ RECORDS = {
     "nothing": training(runs=(run("plain", 0),)),
     "none at all": training(runs=()),
     "one epoch": training(runs=(run("plain", 0, 40.0), run("résnet", 0, 50.0))),
-    "no gradient": training(depths=(Depth("plain", (LayerNorms("a", 0.0, 0.0), LayerNorms("b", None, None))),)),
+    "no gradient": training(
+        depths=(Depth("plain", (LayerNorms("a", 0.0, 0.0, 0.0), LayerNorms("b", 0.0, None, 0.0))),)
+    ),
 }
 each_record = pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS.keys())
 page_of = functools.cache(html.render)
@@ -248,7 +250,7 @@ def test_a_gradient_that_fades_is_named_beside_one_that_does_not():
 
 
 def test_what_grows_and_what_is_lost_are_named_too():
-    growing = tuple(LayerNorms(str(place), 10.0**place, 0.0) for place in range(5))
+    growing = tuple(LayerNorms(str(place), 10.0**place, 0.0, 1.0) for place in range(5))
     assert learned.depth_sentence(training(depths=(Depth("plain", growing),))) == (
         "Before training plain's activation grows 1e4x from its first to its last; "
         "plain's gradient is 0 at 5 of 5 layers."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnprof import store
 from cnnprof.errors import UsageError
-from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record, Training, Verification
+from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record, Sanity, Training, Verification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ def to_dataframe(record: Record) -> "pd.DataFrame":
         return pd.DataFrame(moments, columns=["operator", "phase", "path", *CATEGORIES])
     if isinstance(record, MachineReport):
         return pd.DataFrame([vars(each) for each in record.peaks.bandwidths])
-    if isinstance(record, Verification):
+    if isinstance(record, Verification | Sanity):
         return pd.DataFrame([vars(each) for each in record.checks])
     if isinstance(record, Training):
         return _epochs(record)

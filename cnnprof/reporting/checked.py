@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from cnnprof import units
-from cnnprof.records import Check, Verification
+from cnnprof.records import Check, Sanity, Status, Verification
 from cnnprof.reporting.tables import Table
 
 
@@ -27,7 +28,7 @@ def sentences(record: Verification) -> tuple[str, ...]:
 def counts(checks: Sequence[Check]) -> str:
     """9 ok, 1 failed, 1 skipped."""
     by_status = Counter(check.status for check in checks)
-    return ", ".join(f"{units.integer(number)} {status}" for status, number in by_status.items())
+    return ", ".join(f"{units.integer(by_status[status])} {status}" for status in get_args(Status) if by_status[status])
 
 
 def by_class(record: Verification) -> dict[str, list[Check]]:
@@ -59,6 +60,63 @@ def table(checks: Sequence[Check]) -> Table:
     columns = ("", "check", "what was found", "what to do")
     rows = tuple((check.status, check.name, check.message, check.hint) for check in checks)
     return Table("Checks", columns, rows, frozenset(columns))
+
+
+def sanity_title(record: Sanity) -> str:
+    """Ask what the page answers."""
+    return f"Can {record.model} learn?"
+
+
+def sanity_header(record: Sanity) -> str:
+    """Name what was tried, and on what: cnn (821,206 parameters) · digits, 1,797 images · SGD lr 0.01 · seed 42."""
+    named = f"{record.model} ({units.integer(record.params)} parameters)"
+    return f"{named} · {record.data} · {record.protocol} · seed {record.seed} · {record.machine.device}"
+
+
+def sanity_sentences(record: Sanity) -> tuple[str, ...]:
+    """Healthy: 9 ok, 1 warning, 1 skipped, 4.1 s. Weights, mode and random state restored."""
+    word = "Healthy" if record.passed else "Not healthy"
+    restored = "Weights, mode and random state restored."
+    return (f"{word}: {counts(record.checks)}, {units.seconds(record.took_s)}. {restored}",)
+
+
+def norms_table(record: Sanity) -> Table:
+    """Lay out what passes each layer with weights."""
+    columns = ("layer", "activation", "differs between images, %", "gradient")
+    rows = tuple(
+        (
+            norms.path,
+            units.short(norms.activation),
+            units.percent(norms.contrast, 2),
+            units.UNKNOWN if norms.gradient is None else units.short(norms.gradient),
+        )
+        for norms in record.norms
+    )
+    return Table("By depth", columns, rows, frozenset({"layer"}))
+
+
+NORMS = (
+    "Behind the first steps: the root mean square of each layer's output, the share of its input that differs between "
+    "images, and the norm of the loss's gradient to its output."
+)
+
+
+def sanity_foot(record: Sanity) -> tuple[tuple[str, str], ...]:
+    """Say how it was found out, and where."""
+    return (
+        ("Command", record.command),
+        ("When", record.created),
+        (
+            "Machine",
+            f"{record.machine.cpu}, {units.plural(record.machine.threads, 'thread')}, torch {record.machine.torch}",
+        ),
+        (
+            "Method",
+            "most questions are put to a network of their own, made anew under the seed. Samples are independent where "
+            "no gradient goes from one's scores to another's image, with batch norms on running statistics. What "
+            "follows from a failed check is a warning that says so",
+        ),
+    )
 
 
 def foot(record: Verification) -> tuple[tuple[str, str], ...]:

@@ -30,6 +30,7 @@ from cnnprof.records import (
     Category,
     Cell,
     Contrast,
+    Depth,
     Latency,
     MemoryProfile,
     Mode,
@@ -755,7 +756,8 @@ def curves(training: Training) -> str | None:
     trained = learned.learners(training)
     if not trained:
         return None
-    looks = {learner.name: _look(training, learner.name) for learner in trained}
+    names = [learner.name for learner in training.models]
+    looks = {learner.name: _look(names, learner.name) for learner in trained}
     with _canvas() as draw:
         legend = _legend_height(looks)
         figure = Figure(figsize=(WIDTH, 4.6 + legend))
@@ -775,8 +777,7 @@ def curves(training: Training) -> str | None:
         return draw(figure, f"What is learned over epochs, seconds and MACs: {', '.join(looks)}")
 
 
-def _look(training: Training, name: str) -> dict[str, Any]:
-    names = [learner.name for learner in training.models]
+def _look(names: Sequence[str], name: str) -> dict[str, Any]:
     place = names.index(name)
     return {
         "color": _STAND_INS[colour_index(place, len(names))],
@@ -828,24 +829,24 @@ def _line_legend(figure: Figure, looks: Mapping[str, dict[str, Any]]) -> None:
         axes.text(x + 0.25, y, elided(name, 14), va="center")
 
 
-def by_depth(training: Training) -> str | None:
-    """Draw the root mean square of activations and of gradients by layer, on a logarithmic scale."""
-    known = {depth.model: depth.layers for depth in training.depths if depth.layers}
+def by_depth(depths: Sequence[Depth], names: Sequence[str]) -> str | None:
+    """Draw the size of activations and of gradients by layer, on a logarithmic scale; `names` are of all models."""
+    known = {depth.model: depth.layers for depth in depths if len(depth.layers) > 1}
     if not known:
         return None
-    looks = {name: _look(training, name) for name in known}
+    looks = {name: _look(names, name) for name in known}
     with _canvas() as draw:
         legend = _legend_height(looks)
         figure = Figure(figsize=(WIDTH, 2.45 + legend))
         width = (WIDTH - 1.35) / 2
-        for number, what in enumerate(("activation", "gradient")):
+        for number, (what, measure) in enumerate((("activation", "rms"), ("gradient", "norm"))):
             axes = _axes(figure, 0.55 + number * (width + 0.7), 0.5, width, 1.6)
             for name, layers in known.items():
                 sizes = [getattr(layer, what) or math.nan for layer in layers]  # 0 has no place on the scale
                 axes.plot(range(1, len(sizes) + 1), sizes, **looks[name])
             axes.set_yscale("log")
             _powers(axes)
-            axes.set_title(f"{what}, rms", loc="left", fontsize=10, color=MUTED, pad=6)
+            axes.set_title(f"{what}, {measure}", loc="left", fontsize=10, color=MUTED, pad=6)
             axes.set_xlabel("layer", color=MUTED, labelpad=3)
         _line_legend(figure, looks)
         return draw(figure, f"Activations and gradients by depth: {', '.join(looks)}")

@@ -15,12 +15,15 @@ from cnnprof import units
 from cnnprof.records import (
     Analysis,
     Candidate,
+    Depth,
     MachineReport,
     MemoryProfile,
     Mode,
     RatioMap,
     Record,
     Run,
+    Sanity,
+    Status,
     Training,
     Verification,
 )
@@ -77,10 +80,12 @@ def render(record: Record) -> str:
         return _templates().get_template("machine.html").render(_machine_view(record))
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.html").render(_memory_view(record))
-    if isinstance(record, Verification):
-        return _templates().get_template("verification.html").render(_verification_view(record))
     if isinstance(record, Training):
         return _templates().get_template("training.html").render(_training_view(record))
+    if isinstance(record, Verification):
+        return _templates().get_template("checks.html").render(_verification_view(record))
+    if isinstance(record, Sanity):
+        return _templates().get_template("checks.html").render(_sanity_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.html").render(_map_view(record, drawn))
     return _templates().get_template("report.html").render(_run_view(record))
@@ -88,7 +93,7 @@ def render(record: Record) -> str:
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    if isinstance(record, MachineReport | MemoryProfile | Verification):
+    if isinstance(record, MachineReport | MemoryProfile | Verification | Sanity):
         return render(record)
     if isinstance(record, Analysis):
         view = _analysis_view(record)
@@ -272,7 +277,8 @@ def _verification_view(record: Verification) -> dict[str, object]:
         "bottom_line": "",
         "doubts": (),
         "checks": record.checks,
-        "tones": {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""},
+        "tones": TONES,
+        "figure": None,
         "foot": checked.foot(record),
     }
 
@@ -301,11 +307,30 @@ def _learned(training: Training) -> dict[str, object]:
         "budgets": learned.budget_table(training),
         "budget_note": learned.BUDGET_NOTE,
         "details": [table for table in (learned.epoch_table(training), learned.run_table(training)) if table],
-        "by_depth": _picture(figures.by_depth(training)),
+        "by_depth": _picture(figures.by_depth(training.depths, [learner.name for learner in training.models])),
         "depths": [learned.depth_table(depth) for depth in training.depths],
         "depth_note": learned.DEPTH_NOTE,
         "depth_sentence": learned.depth_sentence(training),
         "method": learned.METHOD,
+    }
+
+
+TONES: dict[Status, str] = {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""}
+
+
+def _sanity_view(record: Sanity) -> dict[str, object]:
+    return {
+        "title": checked.sanity_title(record),
+        "header": checked.sanity_header(record),
+        "headline": checked.sanity_sentences(record),
+        "bottom_line": "",
+        "doubts": (),
+        "checks": record.checks,
+        "tones": TONES,
+        "figure": _picture(figures.by_depth([Depth(record.model, record.norms)], [record.model])),
+        "norms": checked.norms_table(record),
+        "caption": checked.NORMS,
+        "foot": checked.sanity_foot(record),
     }
 
 

@@ -389,7 +389,7 @@ def _saturation(training: Training) -> str:
 
 
 DEPTH_NOTE = (
-    "Root mean squares of each layer's output and of the gradient there, in the order in which layers run, before "
+    "The root mean square of each layer's output and the norm of the loss's gradient to it, in their order, before "
     f"training. What changes by {units.magnitude(FADES)} or more from one end to the other is named."
 )
 
@@ -433,7 +433,7 @@ def _without_gradient(depths: Sequence[Depth]) -> Iterator[str]:
 
 
 def _ends(depth: Depth, what: str) -> tuple[float, float] | None:
-    """Return a root mean square at the first and at the last layer that has one above 0."""
+    """Return a size at the first and at the last layer that has one above 0."""
     known = [value for layer in depth.layers if (value := getattr(layer, what))]
     return (known[0], known[-1]) if len(known) > 1 else None
 

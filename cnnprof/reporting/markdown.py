@@ -10,7 +10,17 @@ from collections.abc import Sequence
 
 import jinja2
 
-from cnnprof.records import Analysis, MachineReport, MemoryProfile, RatioMap, Record, Run, Training, Verification
+from cnnprof.records import (
+    Analysis,
+    MachineReport,
+    MemoryProfile,
+    RatioMap,
+    Record,
+    Run,
+    Sanity,
+    Training,
+    Verification,
+)
 from cnnprof.reporting import checked, drawing, learned, limits, maps, memories, tables, tree
 
 
@@ -22,10 +32,12 @@ def render(record: Record) -> str:
         return _templates().get_template("machine.md").render(_machine_view(record))
     if isinstance(record, MemoryProfile):
         return _templates().get_template("memory.md").render(_memory_view(record))
-    if isinstance(record, Verification):
-        return _templates().get_template("verification.md").render(_verification_view(record))
     if isinstance(record, Training):
         return _templates().get_template("training.md").render(_training_view(record))
+    if isinstance(record, Verification):
+        return _templates().get_template("checks.md").render(_verification_view(record))
+    if isinstance(record, Sanity):
+        return _templates().get_template("checks.md").render(_sanity_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.md").render(_map_view(record, drawn))
     return _templates().get_template("report.md").render(_run_view(record))
@@ -161,6 +173,7 @@ def _verification_view(record: Verification) -> dict[str, object]:
         "header": checked.header(record),
         "headline": checked.sentences(record),
         "table": checked.table(record.checks),
+        "norms": None,
         "foot": checked.foot(record),
     }
 
@@ -187,6 +200,18 @@ def _learned(training: Training) -> dict[str, object]:
         "depth_note": learned.DEPTH_NOTE,
         "depth_sentence": learned.depth_sentence(training),
         "method": learned.METHOD,
+    }
+
+
+def _sanity_view(record: Sanity) -> dict[str, object]:
+    return {
+        "title": checked.sanity_title(record),
+        "header": checked.sanity_header(record),
+        "headline": checked.sanity_sentences(record),
+        "table": checked.table(record.checks),
+        "norms": checked.norms_table(record) if record.norms else None,
+        "caption": checked.NORMS,
+        "foot": checked.sanity_foot(record),
     }
 
 

@@ -870,6 +870,9 @@ def foot(run: Run) -> tuple[tuple[str, str], ...]:
             ("convention", CONVENTION),
             ("not counted", _not_counted(run)),
         ]
+    more = getattr(run, "training", None) or getattr(run, "map", None)
+    if run.command.startswith("cnnprof compare") and not more:
+        entries += [("training", f"not run; {run.command} --train shows what they learn")]
     return tuple(entries)
 
 

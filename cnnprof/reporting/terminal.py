@@ -18,6 +18,7 @@ from cnnprof.records import (
     MemoryProfile,
     Record,
     Run,
+    Sanity,
     Status,
     Training,
     Verification,
@@ -46,6 +47,8 @@ def renderable(
         return verification(record)
     if isinstance(record, Training):
         return training(record)
+    if isinstance(record, Sanity):
+        return sanity(record)
     return machine(record) if isinstance(record, MachineReport) else run(record, show_work)
 
 
@@ -120,6 +123,21 @@ def verification(record: Verification) -> RenderableType:
         parts.append(Text(f"{kind:<25}{checked.agreeing(checks)}"))
         parts += [_not_ok(kind, checks)] if any(check.status != "ok" for check in checks) else []
     return Group(*parts, Text(), *map(Text, (*checked.sentences(record), *checked.notes(record))))
+
+
+def sanity(record: Sanity) -> RenderableType:
+    """The screen of sanity: every check, and what to do where one does not hold."""
+    closing = map(Text, checked.sanity_sentences(record))
+    return Group(Text(checked.sanity_header(record)), Text(), _rows(record.checks), Text(), *closing)
+
+
+def _rows(checks: Iterable[Check]) -> Grid:
+    grid = Grid(box=None, padding=(0, 0, 0, 2), show_header=False)
+    for check in checks:
+        grid.add_row(Text(check.status, style=STATUS_STYLES[check.status]), Text(check.name), Text(check.message))
+        if check.hint:
+            grid.add_row("", "", Text(f"-> {check.hint}", style="dim"))
+    return grid
 
 
 def _not_ok(kind: str, checks: Iterable[Check]) -> Grid:

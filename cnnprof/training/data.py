@@ -234,7 +234,7 @@ def _shaped(images: torch.Tensor, size: ImageSize) -> torch.Tensor:
 
 
 def load(
-    name: str, input_size: ImageSize, *, data_dir: Path = DATA_DIR, download: bool = False, seed: int = 42
+    name: str, input_size: ImageSize, *, data_dir: str | Path | None = None, download: bool = False, seed: int = 42
 ) -> Pictures:
     """Find a data set by name, and split it where its makers did not.
 
@@ -244,13 +244,13 @@ def load(
     """
     if len(input_size) != 3:
         raise UsageError(f"input size {units.size(input_size)}: data sets hold images, such as 3x32x32")
-    data_dir = data_dir.expanduser()
-    name, reason = _chosen(name, data_dir, download)
+    folder = Path(data_dir or DATA_DIR).expanduser()
+    name, reason = _chosen(name, folder, download)
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
         found = _folder(path, input_size, seed)
     elif name in _PUBLISHED:
-        found = _published(name, input_size, data_dir, download)
+        found = _published(name, input_size, folder, download)
     elif name in _MADE:
         found = _MADE[name](input_size, seed)
     else:

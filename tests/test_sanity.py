@@ -1,0 +1,335 @@
+"""`sanity`: each check has a network that fails it alone, healthy ones fail none, and nothing is left changed."""
+
+import functools
+import json
+import math
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sick_networks
+import torch
+from sick_networks import SICK
+from torch import nn
+
+import cnnprof
+from cnnprof import store
+from cnnprof.errors import UsageError
+from cnnprof.models.cnn import CNN
+from cnnprof.records import Check
+from cnnprof.training import sanity as questions
+
+IMAGE = (3, 32, 32)
+FILE = Path(sick_networks.__file__)
+SLOW = {"SoftmaxTwice", "Deep", "Detached", "BatchSoftmax"}
+"""The first two try every rate in vain, the others are much like some that are not slow."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@functools.cache
+def look(name, seed=42, **options):
+    return cnnprof.sanity(f"{FILE}:{name}", IMAGE, seed=seed, **options)
+
+
+def check(record, name) -> Check:
+    (found,) = (each for each in record.checks if each.name == name)
+    return found
+
+
+def failed(record):
+    return [each.name for each in record.checks if each.status == "failed"]
+
+
+@pytest.mark.parametrize("name", [name for name in SICK if name not in SLOW])
+def test_a_fault_fails_its_own_check_alone(name):
+    record = look(name)
+    assert failed(record) == [SICK[name]]
+    assert not record.passed
+    assert check(record, SICK[name]).hint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", SICK)
+def test_a_fault_fails_its_own_check_alone_under_any_seed(name, seed):
+    assert failed(look(name, seed)) == [SICK[name]]
+
+
+def test_the_checks_name_the_place():
+    assert "the input of features (Sequential)" in check(look("MakesNan"), "finite").message
+    assert "middle.1" in check(look("DeadLayer"), "dead ReLUs").message
+    moving = check(look("NeverCalled"), "all parameters move")
+    assert moving.message == "6 of 8 tensors: no gradient reaches forgotten.weight, forgotten.bias"
+
+
+def test_zero_weights_cost_exactly_ln_10_and_explain_what_follows():
+    record = look("AllZero")
+    assert check(record, "loss at start").value == pytest.approx(math.log(10), rel=1e-6)
+    assert check(record, "all parameters move").value == 1  # the last bias alone
+    follows = check(record, "overfits a batch")
+    assert (follows.status, follows.hint) == ("warning", "")
+    assert follows.message.endswith("follows from: all parameters move")
+
+
+def test_batch_norm_mixes_samples_by_design():
+    record = look("WithBatchNorm")
+    assert record.passed
+    assert check(record, "samples independent").status == "ok"
+    norm = check(record, "batch norm")
+    assert (norm.status, norm.value) == ("warning", 1)  # the other keeps no running statistics
+    assert check(look("Healthy"), "batch norm").message == "the network has none"
+
+
+def test_logarithms_of_probabilities_are_harmless():
+    record = look("LogScores")
+    assert record.passed
+    assert check(record, "raw scores").status == "warning"
+
+
+def test_the_courses_network_learns_fifty_images_in_the_courses_way():
+    network = CNN(IMAGE, 10, channels=[32], pool_every=1, hidden_dims=[100])
+    record = cnnprof.sanity(network, IMAGE)
+    assert record.passed
+    assert record.params == 821_206
+    overfits = check(record, "overfits 50 images")
+    assert overfits.status == "ok"
+    assert overfits.value >= 90
+    assert record.protocol == "SGD lr 0.01"
+
+
+def test_thirty_layers_without_a_norm_are_flagged():
+    torch.manual_seed(0)
+    build = sick_networks.Deep
+    trial = questions.Trial(build, [(torch.randn(16, *IMAGE), torch.arange(16) % 10)])
+    moved = questions._moved(trial)
+    learned = questions._Fit(1.0, 0.0, 1, 0.01, moved.network)
+    not_learned = questions._Fit(0.2, 2.0, 200, 0.01, moved.network)
+    assert questions._depth(moved, not_learned).status == "failed"
+    assert questions._depth(moved, learned).status == "warning"
+
+
+def test_norms_by_depth_follow_the_gains():
+    """Six maps x -> x / 2: outputs halve on their way up, gradients on their way down."""
+    layers = [nn.Linear(12, 12, bias=False) for _ in range(6)]
+    for layer in layers:
+        nn.init.eye_(layer.weight).data.mul_(0.5)
+    network = nn.Sequential(nn.Flatten(), *layers)
+    images = torch.randn(16, 3, 2, 2)
+    trial = questions.Trial(lambda: network, [(images, torch.arange(16) % 10)])
+    norms = questions._norms(trial, network)
+    assert [each.path for each in norms] == ["1", "2", "3", "4", "5", "6"]
+    for depth, each in enumerate(norms, 1):
+        assert each.activation == pytest.approx(float(images.square().mean().sqrt()) * 0.5**depth, rel=1e-5)
+        assert each.gradient == pytest.approx(norms[-1].gradient * 0.5 ** (6 - depth), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "status"),
+    [(0.1, "warning"), (math.log(10), "ok"), (3.0, "ok"), (3.6, "warning"), (12.0, "warning"), (13.0, "failed")],
+)
+def test_what_is_tolerated_of_the_first_loss(loss, status):
+    assert questions._loss_at_start(loss, 10).status == status
+
+
+def test_frozen_parameters_are_named_and_not_failed():
+    network = sick_networks.Healthy()
+    network.features[0].weight.requires_grad_(False)
+    moving = check(cnnprof.sanity(network, IMAGE), "all parameters move")
+    assert (moving.status, moving.message) == ("ok", "5 of 5 tensors; frozen: features.0.weight")
+
+
+class Unheard(sick_networks.Healthy):
+    """Multiplies a branch by 0, as attention over a single place does with what chooses it."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Linear(256, 256)
+
+    def forward(self, x):
+        found = self.features(x)
+        return self.head(found + 0 * self.query(found))
+
+
+def test_gradients_of_zero_are_no_failure_where_it_learns():
+    moving = check(cnnprof.sanity(Unheard(), IMAGE), "all parameters move")
+    assert moving.status == "warning"
+    assert moving.message == "6 of 8 tensors: the gradient of query.weight, query.bias is 0"
+
+
+class Auxiliary(sick_networks.Healthy):
+    """Returns scores of a second head beside the main ones while it trains, as GoogLeNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(256, 10)
+
+    def forward(self, x):
+        found = self.features(x)
+        return (self.head(found), self.second(found)) if self.training else self.head(found)
+
+
+def test_auxiliary_scores_get_gradients_too():
+    record = cnnprof.sanity(Auxiliary(), IMAGE)
+    assert record.passed
+    assert check(record, "all parameters move").message == "8 of 8 tensors"
+
+
+def test_a_loss_of_ones_own_leaves_out_what_needs_labels():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    record = cnnprof.sanity(network, (3, 8, 8), loss=lambda output: output.square().mean())
+    assert record.passed
+    skipped = {each.name for each in record.checks if "no labels" in each.message}
+    assert skipped == {"loss at start", "raw scores", "overfits a batch", "shuffled labels"}
+    assert check(record, "all parameters move").status == "ok"
+    assert record.data == "random images of 3x8x8"
+
+
+class Stops(sick_networks.Healthy):
+    """Draws from every generator, and raises at the third pass."""
+
+    calls = 0
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        random.random(), np.random.rand(), torch.rand(1)
+        Stops.calls += 1
+        if self.error and Stops.calls > 2:
+            raise self.error
+        return super().forward(self.norm(x))
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no more"), KeyboardInterrupt()])
+def test_weights_mode_gradients_and_random_states_stay(error):
+    Stops.calls = 0
+    network = Stops(error).eval()
+    network.features[0].bias.requires_grad_(False)
+    network.head.weight.grad = torch.ones_like(network.head.weight)
+    before = {name: each.clone() for name, each in network.state_dict().items()}
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    if error is None:
+        cnnprof.sanity(network, IMAGE)
+    else:
+        with pytest.raises(UsageError if isinstance(error, Exception) else type(error)):
+            cnnprof.sanity(network, IMAGE)
+    assert Stops.calls > 2
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert all(torch.equal(each, before[name]) for name, each in network.state_dict().items())
+    assert not any(part.training for part in network.modules())
+    assert not network.features[0].bias.requires_grad
+    assert torch.equal(network.head.weight.grad, torch.ones_like(network.head.weight))
+    assert not any(part._forward_hooks for part in network.modules())
+
+
+def test_without_time_it_is_no_failure():
+    batches = [(torch.randn(16, *IMAGE), torch.arange(16) % 10)] * 4
+    found = questions.examine(questions.Trial(sick_networks.Healthy, batches, time_s=0.0))
+    by_name = {each.name: each for each in found.checks}
+    assert by_name["overfits a batch"].status == "warning"
+    assert "no time was left" in by_name["overfits a batch"].message
+    assert by_name["shuffled labels"].status == "skipped"
+
+
+def test_what_cannot_be_asked_is_skipped_with_the_reason():
+    independent = check(cnnprof.sanity(sick_networks.StopsInEvaluation(), IMAGE), "samples independent")
+    assert (independent.status, independent.message) == (
+        "skipped",
+        "the network stopped: RuntimeError: only trained",
+    )
+
+
+def flat(outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, outputs))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (flat(5), {}, "it scores 5 classes and digits have 10; build it with 10 outputs or more"),
+        (nn.Conv2d(3, 8, 3), {}, "no classifier: of 16 images scores, 16xK, were expected and 16x8x30x30 came"),
+        (nn.Sequential(*[nn.MaxPool2d(8)] * 2, nn.Flatten(), nn.Linear(3, 10)), {}, "does not take images of 3x32x32"),
+        (nn.Flatten(), {}, "no parameter that requires a gradient"),
+        (flat(10), {"data": "cats"}, "'cats'"),
+        (flat(10), {"loss": "missing.py:loss"}, "there is no file missing.py"),
+        (flat(10), {"loss": lambda output: output}, "one number with a gradient"),
+        (flat(10), {"seed": -1}, "seed -1"),
+        ("cnn@bf16", {}, "no setting after '@'"),
+        (sick_networks.StopsInEvaluation(error_in=True), {}, "its training stopped: RuntimeError: only evaluated"),
+    ],
+)
+def test_bad_input_is_one_line(model, options, said):
+    with pytest.raises(UsageError, match=re.escape(said)) as error:
+        cnnprof.sanity(model, IMAGE, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_line(typed):
+    code, out, err = typed("sanity", f"{FILE}:Detached", "--input-size", "3x32x32", "-o", "x/", "--seed", "7")
+    assert code == 1
+    assert "1 failed" in err
+    assert re.search(r"failed +all parameters move +6 of 10 tensors", out)
+    assert "Not healthy" in out
+    (path,) = Path("x").glob("*.json")
+    document = json.loads(path.read_text())
+    assert document["schema"] == "cnnprof.sanity/1"
+    assert document["passed"] is False
+    assert [*document["checks"][0]] == ["name", "status", "value", "message", "hint"]
+    assert store.to_document(store.read(path)) == document
+    statuses = Counter(each["status"] for each in document["checks"])
+    html, markdown = path.with_suffix(".html").read_text(), path.with_suffix(".md").read_text()
+    assert html.count("<dt>") >= sum(statuses.values())
+    assert "<svg" in html
+    assert "| failed" in markdown
+    assert "## By depth" in markdown
+    assert str(Path.cwd()) not in html
+
+
+def test_a_healthy_network_is_exit_code_0_and_one_document(typed):
+    code, out, err = typed("sanity", f"{FILE}:Healthy", "--input-size", "3x32x32", "--json")
+    assert (code, err, json.loads(out)["passed"]) == (0, "", True)
+
+
+def test_nothing_comes_out_of_thin_maps(typed):
+    code, _, err = typed("sanity", "cnn(in_size=(3, 2, 2), channels=[4, 4])")
+    assert code == 2
+    assert "shrink to nothing" in err
+
+
+HEALTHY = """resnet18 resnet34 mobilenet_v2 mobilenet_v3_small shufflenet_v2_x0_5 squeezenet1_1 efficientnet_b0
+regnet_y_400mf mnasnet0_5 densenet121 timm:convnext_atto timm:resnet10t timm:regnetx_002 timm:ghostnet_050
+timm:lcnet_050 timm:tinynet_e timm:hardcorenas_a timm:test_resnet timm:mobilenetv4_conv_small timm:dla46_c
+timm:repvgg_a0 timm:test_vit(img_size=32) timm:vit_tiny_patch16_224(img_size=32,patch_size=4) resnet resnet-bottleneck
+timm:resmlp_12_224(img_size=32)""".split()  # noqa: SIM905  # a list would take a page
+AT_64 = [
+    "googlenet",
+    "alexnet",
+    "timm:mobilevit_xxs",
+    "timm:efficientvit_b0",
+    "timm:efficientvit_m0(img_size=64)",
+    "timm:mixer_s32_224(img_size=64)",
+    "timm:nf_regnet_b0",
+    "timm:fastvit_t8",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "side"), [*((name, 32) for name in HEALTHY), *((name, 64) for name in AT_64)])
+def test_healthy_networks_fail_no_check(name, side):
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    record = cnnprof.sanity(name, side)
+    assert not failed(record), record
