@@ -99,4 +99,4 @@ def _trial(
             "or more: out_classes, num_classes, or its last Linear"
         )
     batches = pictures.batches(known, "train", BATCH, seed=seed, device=device, limit=BATCH * BATCHES)
-    return replace(trial, batches=list(batches), course=type(subject.module) is CNN), known.note
+    return replace(trial, batches=list(batches), course=type(subject.module) is CNN), known.note.partition(";")[0]

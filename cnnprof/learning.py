@@ -467,7 +467,7 @@ def _doubts(classroom: Classroom, runs: Runs) -> Iterator[Doubt]:
         yield Doubt("seeds", "one seed carries no interval: another one may turn the order round", "--seeds 3")
     if len(classroom.subjects) > 1:
         about = f"all models were trained with {config.optimizer}: with a rate of its own each may learn better"
-        yield Doubt("learning rate", about, "--optimizer, --lr")
+        yield Doubt("learning rate", about, "cnnprof train with another --optimizer or --lr")
     for subject in classroom.subjects:
         if isinstance(subject.asked[1], nn.Module) and len(config.seeds) > 1:
             yield Doubt(subject.name, "it was given as a module: every seed begins with the same weights")
@@ -475,6 +475,9 @@ def _doubts(classroom: Classroom, runs: Runs) -> Iterator[Doubt]:
         sizes = ", ".join(f"{subject.name} {units.size(_image_size(subject))}" for subject in classroom.subjects)
         yield Doubt("input size", f"the images were not of one size: {sizes}", "--input-size")
     for (name, seed), run in runs.items():
+        if config.epochs is not None and len(run.train_loss) > config.epochs:
+            brought = units.plural(len(run.train_loss), "epoch")
+            yield Doubt(name, f"seed {seed}: its checkpoint brought {brought}, more than the {config.epochs} asked for")
         if run.failure:
             yield Doubt(name, f"seed {seed}: it stopped: {run.failure}")
         if run.not_saved:

@@ -73,6 +73,20 @@ def test_other_settings_begin_anew_and_more_epochs_do_not(tmp_path):
     assert [run.resumed_at for run in trained(checkpoints=tmp_path, optimizer="sgd(lr=0.1)").runs] == [0, 0]
 
 
+def test_a_checkpoint_of_more_epochs_than_asked_for_is_a_doubt(tmp_path):
+    trained(checkpoints=tmp_path, epochs=3, seeds=(1,))
+    doubts = [doubt.message for doubt in trained(checkpoints=tmp_path, epochs=2, seeds=(1,)).doubts]
+    assert doubts == ["seed 1: its checkpoint brought 3 epochs, more than the 2 asked for"]
+
+
+def test_depths_are_of_networks_that_have_learned_nothing():
+    record = trained(("stack(channels=4, in_size=(1, 8, 8), skip=False)",), epochs=1, seeds=(1,))
+    (depth,) = record.depths
+    assert len(depth.layers) == 20  # the stem, nine blocks of two, the classifier
+    assert depth.layers[0].gradient < 1e-4 * depth.layers[-1].gradient
+    assert depth == trained(("stack(channels=4, in_size=(1, 8, 8), skip=False)",), epochs=2, seeds=(1,)).depths[0]
+
+
 def test_checkpoints_that_need_not_be_kept_are_removed(tmp_path):
     trained(checkpoints=tmp_path / "new", keep_checkpoints=False)
     assert not (tmp_path / "new").exists()

@@ -489,7 +489,7 @@ def said(words: str) -> Markup:
 
 
 def _on_one_line(markup: str) -> str:
-    return re.sub(r"(\[-?[\d.,]+, -?[\d.,]+\])", r'<span style="white-space: nowrap">\1</span>', markup)
+    return re.sub(r"(\[-?[\d.,]+, -?[\d.,]+\]|\d %)", r'<span style="white-space: nowrap">\1</span>', markup)
 
 
 def strong_factors(text: str) -> Markup:

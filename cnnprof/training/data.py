@@ -264,8 +264,8 @@ def _chosen(name: str, data_dir: Path, download: bool) -> tuple[str, str]:
     if name != "auto":
         return name, ""
     if download or (data_dir / _PUBLISHED["cifar10"].folder).exists():
-        return "cifar10", "; chosen by auto because it is there"
-    return "digits", "; chosen by auto because CIFAR-10 is not there, which --download fetches"
+        return "cifar10", "; taken because it is there"
+    return "digits", "; CIFAR-10 is not there, --download fetches it"
 
 
 def _unknown(name: str) -> UsageError:
@@ -302,7 +302,7 @@ def _digits(size: ImageSize, seed: int) -> _Found:
     labels = torch.from_numpy(digits.target).long()
     train, test = (Held(images[part], labels[part], size) for part in _parts(labels, seed))
     remark = "; they saturate near 98 % and cannot tell good architectures apart"
-    return _Found("digits, scikit-learn's handwritten ones", train, test, 10, remark)
+    return _Found("digits", train, test, 10, remark)
 
 
 def _fake(size: ImageSize, seed: int) -> _Found:
