@@ -201,7 +201,8 @@ def _with(comparison: Comparison, training: Training) -> Comparison:
     return replace(comparison, profiles=profiles, training=training)
 
 
-PLAIN = "no skips"
+PLAIN = "plain"
+"""What the first block is called where its skips are left out."""
 
 
 def _stacks(names: Sequence[str], blocks: Sequence[str], match: Count) -> Mapping[str, Model]:
@@ -209,7 +210,7 @@ def _stacks(names: Sequence[str], blocks: Sequence[str], match: Count) -> Mappin
     first, *others = map(_stack, blocks)
     fair: list[Model] = [first, *(matched(first, other, match, "channels") for other in others)]
     bare = catalog.with_argument(first, "skip", False)
-    return {**dict(zip(names, fair, strict=True)), f"{names[0]}, {PLAIN}": bare}
+    return {**dict(zip(names, fair, strict=True)), f"{names[0]}, {PLAIN}" if PLAIN in names else PLAIN: bare}
 
 
 def _stack(block: str) -> str:

@@ -240,7 +240,7 @@ def test_intervals_of_equal_models_hold_zero_as_often_as_they_say():
 def test_blocks_are_stacked_as_large_as_the_first_and_once_without_skips():
     classroom = learning.of_compared(["regular", "narrow=bottleneck(reduction=2)"], data="fake")
     regular, narrow, bare = classroom.learners
-    assert [each.name for each in classroom.learners] == ["regular", "narrow", "regular, no skips"]
+    assert [each.name for each in classroom.learners] == ["regular", "narrow", "plain"]
     assert regular.model == "stack(block='regular')"
     assert narrow.model.startswith("stack(block='bottleneck', reduction=2, channels=")
     assert bare.params == regular.params

@@ -5,15 +5,12 @@ named a warning, with the failure it follows from: one cause fails one check.
 """
 
 import math
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +20,7 @@ from cnnprof import units
 from cnnprof.errors import UsageError, first_line, said
 from cnnprof.inputs import first_floating, tensors_in
 from cnnprof.records import Check, LayerNorms, Status
+from cnnprof.training.checkpoints import RandomState
 
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and labels (N,)."""
@@ -90,7 +88,7 @@ def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None
 
     Raises what the network raises while it is trained; what raises elsewhere is skipped, with the reason.
     """
-    with _random_states_kept(trial.device), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+    with RandomState.kept(), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
         start = _start(trial)
         progress(0.1)
         if start.not_finite:
@@ -117,7 +115,7 @@ def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None
 
 def norms(trial: Trial) -> tuple[LayerNorms, ...]:
     """Measure what passes the layers with weights before any step: activations, and gradients of the loss."""
-    with _random_states_kept(trial.device), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+    with RandomState.kept(), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
         return _norms(trial, trial.network())
 
 
@@ -168,19 +166,6 @@ def _without_consequences(checks: Iterable[Check]) -> Iterator[Check]:
         yield check
 
 
-@contextmanager
-def _random_states_kept(device: str) -> Iterator[None]:
-    """Leave the generators of torch, NumPy and Python as they were, whatever happens within."""
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
 # What the network returns --------------------------------------------------------------------------------------------
 
 
@@ -199,7 +184,7 @@ def classes_of(trial: Trial) -> int | None:
 
     Raises UsageError for what no question can be put to.
     """
-    with _random_states_kept(trial.device), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
+    with RandomState.kept(), torch.enable_grad(), warnings.catch_warnings(action="ignore"):
         return _classes_of(trial)
 
 
