@@ -13,7 +13,7 @@ from cnnprof.measurement.latency import torch_threads
 from cnnprof.models import catalog
 from cnnprof.models.cnn import CNN
 from cnnprof.records import Sanity
-from cnnprof.subjects import Loss, Model, Subject, settings_of, subject_of
+from cnnprof.subjects import Loss, Model, Subject, image_size, settings_of, subject_of
 from cnnprof.training import data as pictures
 from cnnprof.training.sanity import BATCH, COURSE_RATE, RATES, Trial, classes_of, examine
 
@@ -42,7 +42,7 @@ def sanity(
     started = time.monotonic()
     settings = settings_of(None, BATCH, {"device": device, "seed": seed, "threads": threads}, loss)
     subject = subject_of(None, model, input_size, BATCH, None)
-    _refuse_settings(subject)
+    size = image_size(subject)
     found = catalog.load_callable(loss) if isinstance(loss, str) else loss
     with torch_threads(settings.threads):
         try:
@@ -53,14 +53,13 @@ def sanity(
         except (Exception, SystemExit) as error:  # a user's model may raise anything
             raise UsageError(f"{subject.name}: its training stopped: {errors.said(error)}") from error
         described = machine.describe(settings.device, "system")
-    assert subject.input_size is not None
     rates = f"{units.short(RATES[0])} to {units.short(RATES[-1])}"
     return Sanity(
         command=origin.command(),
         created=origin.now(),
         model=subject.resolved,
         params=sum(parameter.numel() for parameter in subject.module.parameters()),
-        input_size=subject.input_size,
+        input_size=size,
         data=said,
         protocol=f"SGD lr {units.short(COURSE_RATE)}" if trial.course else f"Adam lr {rates}",
         seed=seed,
@@ -69,14 +68,6 @@ def sanity(
         checks=findings.checks,
         norms=findings.norms,
     )
-
-
-def _refuse_settings(subject: Subject) -> None:
-    if subject.input_size is None or len(subject.input_size) != 3:
-        raise UsageError(f"{subject.name}: images were expected; give their size, such as --input-size 3x32x32")
-    own = [name for name, value in vars(subject.own).items() if value is not None and name != "input_size"]
-    if own:
-        raise UsageError(f"{subject.name}: sanity takes no setting after '@' but input-size, and was given {own[0]}")
 
 
 def _trial(
@@ -91,8 +82,7 @@ def _trial(
     classes = classes_of(trial)
     if classes is None:
         return trial, f"random images of {units.size(subject.input_size)}"
-    channels, height, width = subject.input_size
-    known = pictures.load(data, (channels, height, width), data_dir=data_dir, seed=seed)
+    known = pictures.load(data, image_size(subject), data_dir=data_dir, seed=seed)
     if classes < known.classes:
         raise UsageError(
             f"it scores {classes} classes and {known.name} have {known.classes}; build it with {known.classes} outputs "

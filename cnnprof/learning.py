@@ -38,7 +38,7 @@ from cnnprof.records import (
     TrainingContrast,
     TrainingRun,
 )
-from cnnprof.subjects import SEEDS, Model, Subject, checked_count, settings_of, subject_of, told_apart
+from cnnprof.subjects import SEEDS, Model, Subject, checked_count, image_size, settings_of, subject_of, told_apart
 from cnnprof.training import checkpoints as files
 from cnnprof.training.data import Pictures, batches, load
 from cnnprof.training.progress import Tick
@@ -193,11 +193,14 @@ def alongside(comparison: Comparison, classroom: "Classroom", audience: "Audienc
         return _with(comparison, classroom.teach(replace(audience, update=told)))
     except Interrupted as interrupted:
         raise Interrupted(replace(_with(comparison, interrupted.run), partial=True)) from None
+    except KeyboardInterrupt:  # before anything was learned
+        raise Interrupted(replace(comparison, partial=True)) from None
 
 
 def _with(comparison: Comparison, training: Training) -> Comparison:
-    first = {name: runs[0] for name in (each.name for each in training.models) if (runs := training.runs_of(name))}
-    profiles = tuple(replace(each, training_run=first.get(each.name)) for each in comparison.profiles)
+    first = {run.model: run for run in reversed(training.runs)}
+    pairs = zip(comparison.profiles, training.models, strict=False)  # of blocks, the plain network has no profile
+    profiles = tuple(replace(profile, training_run=first.get(learner.name)) for profile, learner in pairs)
     return replace(comparison, profiles=profiles, training=training)
 
 
@@ -311,7 +314,7 @@ class Classroom:
                     except StopIteration:
                         del courses[name]
                         continue
-                    except (NotFiniteError, Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
+                    except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
                         runs[key] = replace(runs.get(key, TrainingRun(*key)), failure=_why(error))
                         del courses[name]
                     yield dict(runs)
@@ -346,7 +349,9 @@ class Classroom:
             return None
         seen = self.pictures[subject.name]
         given = replace(self.config, epochs=None, time_s=None, seeds=(seed,))
-        decides = f"{subject.resolved}|{subject.name}|{_image_size(subject)}|{seen.name}|{seen.note}|{given}"
+        asked = subject.asked[1]
+        model = asked if isinstance(asked, str) else repr(asked)
+        decides = f"{model}|{subject.resolved}|{subject.name}|{image_size(subject)}|{seen.name}|{seen.note}|{given}"
         slug = re.sub(r"[^\w.-]+", "-", subject.name).strip("-.")[:60] or "model"
         return self.checkpoints / f"{slug}-seed{seed}-{hashlib.sha256(decides.encode()).hexdigest()[:8]}.pt"
 
@@ -381,24 +386,17 @@ def _why(error: BaseException) -> str:
     return str(error) if isinstance(error, NotFiniteError) else said(error)
 
 
-def _image_size(subject: Subject) -> tuple[int, int, int]:
-    size = subject.input_size
-    if size is None or len(size) != 3:
-        raise UsageError(f"{subject.name} takes no single image (C, H, W); cnnprof trains classifiers of images")
-    return size[0], size[1], size[2]
-
-
 def _pictures(
     subjects: Sequence[Subject], loaded: Callable[[tuple[int, int, int]], Pictures]
 ) -> Mapping[str, Pictures]:
     """Load the images once a size."""
-    sizes = dict.fromkeys(map(_image_size, subjects))
+    sizes = dict.fromkeys(map(image_size, subjects))
     by_size = {size: loaded(size) for size in sizes}
-    return {subject.name: by_size[_image_size(subject)] for subject in subjects}
+    return {subject.name: by_size[image_size(subject)] for subject in subjects}
 
 
 def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker) -> Learner:
-    size = _image_size(subject)
+    size = image_size(subject)
 
     def macs(mode: Mode) -> int:
         image = Inputs.without_values(size, 2)
@@ -472,8 +470,8 @@ def _doubts(classroom: Classroom, runs: Runs) -> Iterator[Doubt]:
     for subject in classroom.subjects:
         if isinstance(subject.asked[1], nn.Module) and len(config.seeds) > 1:
             yield Doubt(subject.name, "it was given as a module: every seed begins with the same weights")
-    if len({_image_size(subject) for subject in classroom.subjects}) > 1:
-        sizes = ", ".join(f"{subject.name} {units.size(_image_size(subject))}" for subject in classroom.subjects)
+    if len({image_size(subject) for subject in classroom.subjects}) > 1:
+        sizes = ", ".join(f"{subject.name} {units.size(image_size(subject))}" for subject in classroom.subjects)
         yield Doubt("input size", f"the images were not of one size: {sizes}", "--input-size")
     for (name, seed), run in runs.items():
         if config.epochs is not None and len(run.train_loss) > config.epochs:

@@ -102,6 +102,20 @@ def subject_of(
     )
 
 
+def image_size(subject: Subject) -> tuple[int, int, int]:
+    """Return the (C, H, W) of what learns from images. Raises UsageError for other inputs, and for settings of its own.
+
+    How models are trained is one for all of them.
+    """
+    size = subject.input_size
+    if size is None or len(size) != 3:
+        raise UsageError(f"{subject.name} takes no single image (C, H, W); give its size, such as --input-size 3x32x32")
+    own = [name for name, value in vars(subject.own).items() if value is not None and name != "input_size"]
+    if own:
+        raise UsageError(f"{subject.name}: what learns takes no setting after '@' but input-size, it has {own[0]}")
+    return size[0], size[1], size[2]
+
+
 def _own_size(module: nn.Module) -> Size | None:
     """Read the size that a module carries: timm's default_cfg, or the shape of Lightning's example_input_array."""
     config = getattr(module, "default_cfg", None)

@@ -71,6 +71,9 @@ def test_other_settings_begin_anew_and_more_epochs_do_not(tmp_path):
     trained(checkpoints=tmp_path)
     assert [run.resumed_at for run in trained(checkpoints=tmp_path, epochs=3).runs] == [2, 2]
     assert [run.resumed_at for run in trained(checkpoints=tmp_path, optimizer="sgd(lr=0.1)").runs] == [0, 0]
+    same_name = trained({"net": TINY}, checkpoints=tmp_path), trained({"net": f"{TINY[:-1]}, activation_type='tanh')"},
+                                                                       checkpoints=tmp_path)  # fmt: skip
+    assert [run.resumed_at for record in same_name for run in record.runs] == [0, 0, 0, 0]
 
 
 def test_a_checkpoint_of_more_epochs_than_asked_for_is_a_doubt(tmp_path):
@@ -155,6 +158,7 @@ def test_a_run_is_read_back_as_it_was_saved(tmp_path):
         (("regular(channels=4)",), {}, "a classifier gives scores (N, C); the model gave (2, 4, 56, 56)"),
         (("alexnet",), {"input_size": 16}, "Output size is too small"),
         (("r3d_18",), {}, "takes no single image"),
+        (("cnn@bf16",), {}, "no setting after '@' but input-size, it has dtype"),
     ],
 )
 def test_what_cannot_be_trained_is_told_in_a_line(models, how, words):
@@ -262,6 +266,18 @@ def test_a_comparison_carries_what_its_models_learned():
     assert [profile.training_run.seed for profile in found.profiles] == [1, 1]
     assert all(state.partial for state in states)
     assert store.from_document(json.loads(store.to_json(found))).training == found.training
+
+
+def test_ctrl_c_before_anything_is_learned_keeps_the_comparison(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    comparison = cnnprof.compare([TINY, TINY], time_s=0.2)
+    classroom = learning.of_compared([TINY, TINY], data="fake", epochs=1, seeds=(1,))
+    monkeypatch.setattr(learning, "norms", interrupted)
+    with pytest.raises(Interrupted) as caught:
+        learning.alongside(comparison, classroom, learning.Audience())
+    assert caught.value.run == dataclasses.replace(comparison, partial=True)
 
 
 def test_an_optimizers_arguments_may_stand_beside_it():
