@@ -15,6 +15,7 @@ from cnnprof.models.cnn import CNN
 from cnnprof.records import Sanity
 from cnnprof.subjects import Loss, Model, Subject, image_size, settings_of, subject_of
 from cnnprof.training import data as pictures
+from cnnprof.training.checkpoints import RandomState
 from cnnprof.training.sanity import BATCH, COURSE_RATE, RATES, Trial, classes_of, examine
 
 BATCHES = 8
@@ -48,6 +49,8 @@ def sanity(
         try:
             trial, said = _trial(subject, found, data, data_dir, seed, settings.device)
             findings = examine(trial, progress)
+            with RandomState.kept():  # built anew, for lazy layers have no sizes before they are called
+                params = sum(parameter.numel() for parameter in trial.network().parameters())
         except UsageError as error:
             raise UsageError(f"{subject.name}: {error}") from error
         except (Exception, SystemExit) as error:  # a user's model may raise anything
@@ -58,7 +61,7 @@ def sanity(
         command=origin.command(),
         created=origin.now(),
         model=subject.resolved,
-        params=sum(parameter.numel() for parameter in subject.module.parameters()),
+        params=params,
         input_size=size,
         data=said,
         protocol=f"SGD lr {units.short(COURSE_RATE)}" if trial.course else f"Adam lr {rates}",

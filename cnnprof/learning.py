@@ -128,8 +128,8 @@ def prepared(
         raise UsageError("train takes a model or more and was given none")
     if epochs is not None:
         checked_count("epochs", epochs)
-    if not seeds:
-        raise UsageError("there is no seed to train from; one or more were expected")
+    if isinstance(seeds, int) or not seeds:
+        raise UsageError(f"seeds {seeds!r}: one whole number or more were expected in a sequence, such as (42, 43, 44)")
     epochs = EPOCHS if epochs is None and time_s is None else epochs
     for seed in seeds:
         if not 0 <= seed < SEEDS:
@@ -164,7 +164,8 @@ def prepared(
     folder = None if checkpoints is None else Path(checkpoints)
     seen = _pictures(subjects, lambda size: load(data, size, data_dir=data_dir, download=download))
     learners = tuple(_learner(subject, seen[subject.name], make) for subject in subjects)
-    return Classroom(subjects, learners, seen, config, settings, make, folder)
+    marks = {subject.name: _mark(subject) for subject in subjects} if folder is not None else {}
+    return Classroom(subjects, learners, seen, config, settings, make, folder, marks)
 
 
 def of_compared(
@@ -244,6 +245,8 @@ class Classroom:
     settings: Settings
     make_optimizer: optimizers.Maker
     checkpoints: Path | None
+    marks: Mapping[str, str]
+    """What tells each model from one of other code: a checkpoint is that of a model that computes the same."""
 
     def teach(self, audience: "Audience") -> Training:
         """Train all of them; at Ctrl-C, Interrupted holds what was learned."""
@@ -321,8 +324,7 @@ class Classroom:
 
     def _course(self, subject: Subject, seed: int, tick: Callable[[Tick], None]) -> Iterator[History]:
         """Build a model from a seed and train it; everything that draws numbers starts from that seed."""
-        for seeded in (torch.manual_seed, random.seed, np.random.seed):
-            seeded(seed)
+        _seed_all(seed)
         config = self.config
         model = subject.build().to(config.device)
         trainer = ClassifierTrainer(
@@ -349,9 +351,7 @@ class Classroom:
             return None
         seen = self.pictures[subject.name]
         given = replace(self.config, epochs=None, time_s=None, seeds=(seed,))
-        asked = subject.asked[1]
-        model = asked if isinstance(asked, str) else repr(asked)
-        decides = f"{model}|{subject.resolved}|{subject.name}|{image_size(subject)}|{seen.name}|{seen.note}|{given}"
+        decides = f"{self.marks[subject.name]}|{subject.name}|{image_size(subject)}|{seen.name}|{seen.note}|{given}"
         slug = re.sub(r"[^\w.-]+", "-", subject.name).strip("-.")[:60] or "model"
         return self.checkpoints / f"{slug}-seed{seed}-{hashlib.sha256(decides.encode()).hexdigest()[:8]}.pt"
 
@@ -364,6 +364,11 @@ class Classroom:
         if self.checkpoints is not None:
             with suppress(OSError):  # it was never made, or holds what is not ours
                 self.checkpoints.rmdir()
+
+
+def _seed_all(seed: int) -> None:
+    for seeded in (torch.manual_seed, random.seed, np.random.seed):
+        seeded(seed)
 
 
 def _run_of(key: Key, history: History) -> TrainingRun:
@@ -423,13 +428,24 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
     return Learner(subject.name, text, size, params, forward, macs("training"))
 
 
+def _mark(subject: Subject) -> str:
+    """Hash how a model prints, and what it makes of fixed images and weights in both modes."""
+    with files.RandomState.kept(), torch.no_grad():
+        _seed_all(0)
+        model, images = subject.build(), torch.randn(4, *image_size(subject))
+        made = []
+        with suppress(Exception, SystemExit):  # a model may raise anything; its own training will say so
+            made += [scores_of(model.train(mode)(images)).double().numpy().tobytes() for mode in (False, True)]
+    return hashlib.sha256(b"".join([repr(model).encode(), *made])).hexdigest()
+
+
 def _mended(subject: Subject, seen: Pictures) -> str:
-    """Say how a MODEL string gets as many scores as there are classes."""
+    """Say how a model gets as many scores as there are classes."""
     text = subject.asked[1]
-    if not isinstance(text, str):
-        return ""
-    taken = catalog.resolve(text).arguments
-    argument = next((name for name in ("num_classes", "out_classes") if name in taken), "num_classes")
+    taken = catalog.resolve(text).arguments if isinstance(text, str) else {}
+    argument = next((name for name in ("num_classes", "out_classes") if name in taken), None)
+    if argument is None:
+        return f"; build it with {seen.classes} outputs"
     return f"; try {catalog.with_argument(text, argument, seen.classes)!r}"
 
 

@@ -250,10 +250,10 @@ def test_cifar_is_read_as_it_is_published(cifar):
 def test_auto_takes_cifar_where_it_lies_and_digits_elsewhere(cifar, tmp_path):
     there = data.load("auto", SIZE, data_dir=cifar.parent)
     assert there.name == "cifar10"
-    assert there.note.endswith("because it is there")
+    assert there.note.endswith("taken because it is there")
     elsewhere = data.load("auto", SIZE, data_dir=tmp_path / "none")
     assert elsewhere.name == "digits"
-    assert "because CIFAR-10 is not there" in elsewhere.note
+    assert "CIFAR-10 is not there" in elsewhere.note
     assert str(tmp_path) not in elsewhere.note + there.note
 
 

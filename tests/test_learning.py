@@ -90,6 +90,21 @@ def test_depths_are_of_networks_that_have_learned_nothing():
     assert depth == trained(("stack(channels=4, in_size=(1, 8, 8), skip=False)",), epochs=2, seeds=(1,)).depths[0]
 
 
+def test_a_model_of_other_code_begins_anew(tmp_path):
+    file = tmp_path / "net.py"
+    code = (
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.linear = nn.Linear(64, 10)\n\n"
+        "    def forward(self, x):\n        return self.linear(x.flatten(1))\n"
+    )
+    resumed = []
+    for factor in ("", " * 2", " * 2"):
+        file.write_text(f"{code.rstrip()}{factor}\n")
+        record = trained((f"{file}:Net",), input_size=(1, 8, 8), checkpoints=tmp_path, seeds=(1,))
+        resumed.append(record.runs[0].resumed_at)
+    assert resumed == [0, 0, 2]
+
+
 def test_checkpoints_that_need_not_be_kept_are_removed(tmp_path):
     trained(checkpoints=tmp_path / "new", keep_checkpoints=False)
     assert not (tmp_path / "new").exists()
@@ -149,7 +164,7 @@ def test_a_run_is_read_back_as_it_was_saved(tmp_path):
         ((TINY,), {"epochs": 0}, "epochs 0: a whole number"),
         ((TINY,), {"time_s": -1.0}, "seconds above 0"),
         ((TINY,), {"seeds": (-1,)}, "seed -1"),
-        ((TINY,), {"seeds": ()}, "no seed"),
+        ((TINY,), {"seeds": ()}, "seeds (): one whole number or more"),
         ((TINY,), {"optimizer": "adm"}, "nearest: adam"),
         ((TINY,), {"optimizer": "adam(momentum=1)"}, "refuses it"),
         ((TINY,), {"data": "cifar11"}, "nearest: cifar10"),
@@ -158,6 +173,7 @@ def test_a_run_is_read_back_as_it_was_saved(tmp_path):
         (("regular(channels=4)",), {}, "a classifier gives scores (N, C); the model gave (2, 4, 56, 56)"),
         (("alexnet",), {"input_size": 16}, "Output size is too small"),
         (("r3d_18",), {}, "takes no single image"),
+        ((TINY,), {"seeds": 2}, "seeds 2: one whole number or more"),
         (("cnn@bf16",), {}, "no setting after '@' but input-size, it has dtype"),
     ],
 )

@@ -65,6 +65,65 @@ def test_a_fault_fails_its_own_check_alone_under_any_seed(name, seed):
     assert failed(look(name, seed)) == [SICK[name]]
 
 
+class NanFromTheTwelfth(sick_networks.Healthy):
+    """Goes wrong after more calls than the first questions make."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (float("nan") if self.calls > 12 else 1.0)
+
+
+def test_a_number_that_is_none_fails_whatever_question_meets_it():
+    record = cnnprof.sanity(NanFromTheTwelfth(), IMAGE)
+    assert failed(record) == ["finite"]
+    assert "while asking for samples independent" in check(record, "finite").message
+
+
+class NanInEvaluation(sick_networks.Healthy):
+    def forward(self, x):
+        return super().forward(x) * (1.0 if self.training else float("nan"))
+
+
+def test_an_output_that_is_no_number_in_evaluation_fails():
+    record = cnnprof.sanity(NanInEvaluation(), IMAGE)
+    assert failed(record) == ["finite"]
+    assert "an output in evaluation mode" in check(record, "finite").message
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = sick_networks.features(), nn.LazyLinear(10)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def test_lazy_layers_get_their_shapes_first():
+    assert cnnprof.sanity(Lazy(), IMAGE).passed
+
+
+class Rectified(sick_networks.Healthy):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_scores_that_are_never_below_0_are_remarked_on():
+    assert check(cnnprof.sanity(Rectified(), IMAGE), "raw scores").message == "none is below 0"
+
+
+class Slow(sick_networks.Healthy):
+    def forward(self, x):
+        return super().forward(x) * 0.02
+
+
+def test_labels_that_are_not_learned_yet_say_nothing_of_the_data():
+    found = check(cnnprof.sanity(Slow(), IMAGE), "shuffled labels")
+    assert (found.status, found.message) == ("skipped", "neither is learned in 10 epochs")
+
+
 def test_the_checks_name_the_place():
     assert "the input of features (Sequential)" in check(look("MakesNan"), "finite").message
     assert "middle.1" in check(look("DeadLayer"), "dead ReLUs").message

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import units
-from cnnprof.errors import UsageError, first_line, said
+from cnnprof.errors import NotFiniteError, UsageError, first_line, said
 from cnnprof.inputs import first_floating, tensors_in
 from cnnprof.records import Check, LayerNorms, Status
 from cnnprof.training.checkpoints import RandomState
@@ -59,7 +59,11 @@ class Trial:
     def network(self) -> nn.Module:
         """Make the network under the seed, in training mode."""
         torch.manual_seed(self.seed)
-        return self.build().to(self.device).train()
+        network = self.build().to(self.device).train()
+        if any(map(nn.parameter.is_lazy, network.parameters())):  # the first call gives them their shapes
+            with torch.no_grad():
+                network(self.batches[0][0])
+        return network
 
     def loss_of(self, output: Any, labels: Tensor) -> Tensor:
         """Return the loss of an output: of auxiliary scores beside the main ones too, so that they get gradients."""
@@ -122,8 +126,13 @@ def norms(trial: Trial) -> tuple[LayerNorms, ...]:
 def _asked(name: str, ask: Callable[[], Check]) -> Check:
     try:
         return ask()
+    except NotFiniteError as error:
+        return _check(name, "skipped", None, f"{NOT_FINITE}: {error}")
     except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's model may raise anything
         return _check(name, "skipped", None, f"the network stopped: {said(error)}")
+
+
+NOT_FINITE = "numbers are not finite"
 
 
 IN_COURSE, IN_A_BATCH = "overfits 50 images", "overfits a batch"
@@ -145,6 +154,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "dead ReLUs": (*OVERFITS, "all parameters move", "depth"),
     "all parameters move": (*OVERFITS, "depth"),
     "depth": OVERFITS,
+    "loss at start": OVERFITS,
     "raw scores": OVERFITS,
     "samples independent": OVERFITS,
     "finite": OVERFITS,
@@ -155,6 +165,10 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
 def _without_consequences(checks: Iterable[Check]) -> Iterator[Check]:
     """Yield checks in their order; a failure that another one explains is a warning which says so."""
     by_name = {check.name: check for check in checks}
+    late = next((check for check in by_name.values() if check.message.startswith(f"{NOT_FINITE}: ")), None)
+    if late is not None and by_name["finite"].status == "ok":
+        message = f"first not finite: {late.message.removeprefix(f'{NOT_FINITE}: ')}, while asking for {late.name}"
+        by_name["finite"] = _check("finite", "failed", None, message, HINT_FINITE)
     causes: dict[str, str] = {}
     for cause, consequences in FOLLOWS.items():
         if cause not in causes and by_name[cause].status == "failed":
@@ -433,6 +447,9 @@ def _raw_scores(scores: Tensor) -> Check:
             "cross-entropy applies one of its own, which changes nothing here: leave the network's out, or use NLLLoss"
         )
         return _check("raw scores", "warning", 1.0, "they are logarithms of probabilities", hint)
+    if bool((scores >= 0).all()):
+        hint = "is there a sigmoid or a ReLU behind the last layer? cross-entropy takes raw scores: leave it out"
+        return _check("raw scores", "warning", 0.0, "none is below 0", hint)
     return _check("raw scores", "ok", float(sums.mean()), "they are no probabilities")
 
 
@@ -483,8 +500,7 @@ def _fit(trial: Trial) -> _Fit | None:
 def _fit_batch(trial: Trial, rate: float, ends: float) -> _Fit:
     network = trial.network()
     optimizer = torch.optim.Adam(_trained(network), rate)
-    shares = trial.batches[0][1].bincount().float() / len(trial.batches[0][1])
-    guessing, best = float(-(shares.xlogy(shares)).sum()), math.inf
+    guessing, best = _guessing(trial.batches[0][1]), math.inf
     fit = _Fit(0.0, math.inf, 0, rate, network)
     for step in range(1, STEPS + 1):
         loss, right = _step(trial, network, optimizer, trial.batches[0])
@@ -497,6 +513,12 @@ def _fit_batch(trial: Trial, rate: float, ends: float) -> _Fit:
         if _clock() > ends:
             return replace(fit, out_of_time=step < STEPS)
     return fit
+
+
+def _guessing(labels: Tensor) -> float:
+    """Return the loss of a guess by the classes' shares."""
+    shares = labels.bincount().float() / len(labels)
+    return float(-shares.xlogy(shares).sum())
 
 
 def _fit_course(trial: Trial, ends: float) -> _Fit:
@@ -729,6 +751,8 @@ def _mixing(network: nn.Module, images: Tensor) -> float | None:
     for place in (0, len(images) // 2, len(images) - 1):
         leaf = images.clone().requires_grad_()
         outputs = [each for each in _numbers(network(leaf)) if each.requires_grad]
+        if not all(map(_is_finite, outputs)):
+            raise NotFiniteError(f"an output in {'training' if network.training else 'evaluation'} mode")
         felt = [each[place].float() for each in outputs if each.ndim and len(each) == len(images)]
         if not felt:
             return None
@@ -894,12 +918,16 @@ def _shuffled(trial: Trial, fit: _Fit | None) -> Check:
         f"{units.percent(true.of_others, 0)} % and {units.percent(other.of_others, 0)} % of other images are right"
     )
     ratio = other.loss / true.loss if true.loss else math.inf
+    if min(true.loss, other.loss) > SLOW * _guessing(torch.cat([labels for _, labels in few])):
+        return _check(name, "skipped", None, f"neither is learned in {units.plural(true.epochs, 'epoch')}")
     if ratio > 1 or true.of_others > other.of_others + TELLS:
         return _check(name, "ok", ratio, message)
     return _check(name, "warning", ratio, message, "do images and labels belong together?")
 
 
 EPOCHS = 10
+SLOW = 0.9
+"""Of the loss of a guess by the classes' shares: what stays above it has hardly begun to learn."""
 TELLS = 0.1
 """Large networks with batch norm learn fifty images of any labels as fast; then the true ones should tell of others."""
 
@@ -922,6 +950,8 @@ def _learned(trial: Trial, few: Sequence[Batch], epochs: int, ends: float) -> _L
     losses: list[float] = []
     for _ in range(epochs):
         losses += [_step(trial, network, optimizer, batch)[0] for batch in few]
+        if not math.isfinite(losses[-1]):
+            raise NotFiniteError(f"a loss in step {len(losses)}")
         if _clock() > ends:
             break
     others = trial.batches[-(-FEW // BATCH) :]

@@ -220,7 +220,8 @@ class ClassifierTrainer:
                 break
         seen.fetch()
         if not seen.losses:
-            raise UsageError("there is no batch to train or test on: the loader is empty, or max_batches is 0")
+            why = "the loader is empty, or an iterator that is used up, or max_batches is 0"
+            raise UsageError(f"there is no batch to train or test on: {why}")
         epoch = seen.epoch(watch.laps_s())
         shown(seen.tick(len(seen.losses), time.perf_counter() - begun))
         return epoch
