@@ -318,7 +318,8 @@ def sentences(training: Training) -> tuple[str, ...]:
 def headline(training: Training) -> tuple[str, ...]:
     """Say who learns better, as far as the seeds carry it, and what the data cannot tell."""
     if not learners(training):
-        return ("No run came to its end: see why below." if training.runs else "No epoch was finished.",)
+        failed = any(run.failure for run in training.runs)
+        return ("No run came to its end." if failed else "No epoch was finished.",)
     if len(training.models) == 1:
         said = [_alone(training, training.models[0])]
     else:
