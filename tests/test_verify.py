@@ -550,7 +550,7 @@ def test_a_class_that_ends_its_process_or_never_returns_leaves_the_others(typed,
     dies = QUICK + "class CNN:\n    def __init__(self, **k):\n        import os; os._exit(3)\n"
     code, out, err = typed("verify", written(dies), "--json")
     document = json.loads(out)
-    assert (code, err) == (1, "cnnprof: my_cnn.py: 1 failed, 1 ok, 3 skipped\n")
+    assert (code, err) == (1, "cnnprof: my_cnn.py: 1 ok, 1 failed, 3 skipped\n")
     assert document["checks"][0]["message"] == "its process ended with exit code 3"
     loops = dies.replace("import os; os._exit(3)", "\n            while True: pass").replace(
         "class CNN", "class ResNet"
