@@ -77,15 +77,15 @@ def _trial(
     subject: Subject, loss: Loss | None, data: str, data_dir: str | Path | None, seed: int, device: str
 ) -> tuple[Trial, str]:
     """Bring a model and its data together, and say what the data are: random ones where labels have no use."""
-    assert subject.input_size is not None
+    size = image_size(subject)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(BATCH, *subject.input_size, generator=generator).to(device) for _ in range(BATCHES)]
+    drawn = [torch.randn(BATCH, *size, generator=generator).to(device) for _ in range(BATCHES)]
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device)
     trial = Trial(subject.build, [(images, labels) for images in drawn], loss, seed, device)
     classes = classes_of(trial)
     if classes is None:
-        return trial, f"random images of {units.size(subject.input_size)}"
-    known = pictures.load(data, image_size(subject), data_dir=data_dir, seed=seed)
+        return trial, f"random images of {units.size(size)}"
+    known = pictures.load(data, size, data_dir=data_dir, seed=seed)
     if classes < known.classes:
         raise UsageError(
             f"it scores {classes} classes and {known.name} have {known.classes}; build it with {known.classes} outputs "

@@ -1,7 +1,7 @@
 """The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
 
-Exit codes: 0 it finished; 1 a failed check (verify, sanity, --strict); 2 wrong usage or unusable input; 130 Ctrl-C.
-torch is imported by the commands that need it, when they run.
+Exit codes: 0 it finished; 1 a failed check (verify, sanity, --strict) or a loss that became NaN (train); 2 wrong usage
+or unusable input; 130 Ctrl-C. torch is imported by the commands that need it, when they run.
 """
 
 import contextlib
@@ -565,8 +565,8 @@ def verify(
 def sanity(
     model: ModelArgument,
     input_size: InputSize = None,
-    data: Annotated[str, typer.Option("--data", help="Labelled images: digits, ...; auto is digits.")] = "auto",
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where images are kept.")] = None,
+    data: Data = "auto",
+    data_dir: DataDir = None,
     device: Device = "auto",
     seed: Seed = 42,
     loss: Loss = None,

@@ -4,8 +4,11 @@ The file holds tensors, numbers and words alone, and is read with `weights_only`
 """
 
 import io
+import pickle
 import random
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,11 +92,18 @@ def load(path: Path) -> dict[str, Any] | None:
         with zipfile.ZipFile(io.BytesIO(data)) as parts:
             whole = parts.testzip() is None  # torch does not look at every part's sum
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if whole else None
-    except Exception:  # noqa: BLE001  # unpickling what is damaged may raise anything, with torch's advice to trust it
+    except _UNREADABLE:  # torch's own words advise to trust the file
         state = None
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise UsageError(f"{path}: is damaged, or no {SCHEMA}; {_INSTEAD}")
     return state
+
+
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError, EOFError),
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+)
+"""What zipfile, pickle and torch raise of damaged files; memory that does not suffice is another matter."""
 
 
 def check_is_of(path: Path, saved: Mapping[str, Any], model: Mapping[str, Tensor]) -> None:
