@@ -1,7 +1,8 @@
 """The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
 
-Exit codes: 0 it finished; 1 a failed check (verify, sanity, --strict) or a loss that became NaN (train); 2 wrong usage
-or unusable input; 130 Ctrl-C. torch is imported by the commands that need it, when they run.
+Exit codes: 0 it finished; 1 a failed check (gate, verify, sanity, --strict) or a loss that became NaN (train); 2 wrong
+usage or unusable input; 3 a gate that is inconclusive; 130 Ctrl-C. torch is imported by the commands that need it,
+when they run.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from cnnprof.learning import Classroom
     from cnnprof.profiling import Listener
-    from cnnprof.records import Comparison, Record, Run, Training
+    from cnnprof.records import Comparison, Gate, Record, Run, Training
     from cnnprof.training.progress import Tick
 
 STARTED = time.perf_counter()
@@ -503,6 +505,145 @@ def _training_bar(silent: bool) -> Iterator["Callable[[str, int, Tick], None]"]:
             )
 
         yield shown
+
+
+@app.command()
+def gate(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL... | RUN.json", help="Models, or a saved run of them.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="FILE|REF", help="A saved run, or a revision of your repository.")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option("--fail-on", metavar="LIMIT", help="[MODEL/][LAYERS/]METRIC:PERCENT%, such as params:0%."),
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="Write what was found as the new baseline.")] = False,
+    inconclusive: Annotated[
+        Literal["pass", "fail"] | None, typer.Option("--inconclusive", help="What an undecided time counts as.")
+    ] = None,
+    input_size: InputSize = None,
+    batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Images in a batch: 8.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", "--precision", help="float32, bfloat16 and so on.")] = None,
+    amp: Annotated[bool | None, typer.Option("--amp", help="Autocast to bfloat16.")] = None,
+    channels_last: Annotated[bool | None, typer.Option("--channels-last", help="Channels last.")] = None,
+    compile_: Annotated[bool | None, typer.Option("--compile", help="Run models through torch.compile.")] = None,
+    threads: Threads = None,
+    time_s: Annotated[float | None, typer.Option("--time", help="Seconds of measuring: 10, and more for many.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of weights, inputs and the order of bursts.")] = None,
+    loss: Loss = None,
+    output: Output = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hold models to a baseline: counts exactly, times by their interval.
+
+    What is not given is taken from [tool.cnnprof] of pyproject.toml.
+    """
+    given = {
+        "models": models,
+        "against": against,
+        "fail_on": fail_on,
+        "inconclusive": inconclusive,
+        "input_size": input_size,
+        "batch_size": batch_size,
+        "device": device,
+        "dtype": dtype,
+        "amp": amp,
+        "channels_last": channels_last,
+        "compile": compile_,
+        "threads": threads,
+        "time": time_s,
+        "seed": seed,
+        "loss": loss,
+    }
+    places = [place.absolute() for place in _places(output)]
+    asked = _configured(given)
+    with _only_json_on_stdout(as_json) as console:
+        record, run, file = _gated(asked, update, quiet or as_json)
+        _save(record, _targets(places, "gate"))
+        if not (as_json or quiet):
+            from cnnprof.reporting import terminal
+
+            console.print(terminal.renderable(record))
+        if file is not None and run is not None:
+            console.print(_kept_baseline(run, file, update), soft_wrap=True)
+    if as_json:
+        _print_json(record)
+    raise typer.Exit(0 if update else record.exit_code)
+
+
+def _configured(given: dict[str, Any]) -> dict[str, Any]:
+    """Add to options what pyproject.toml says, and go where its paths are meant. Raises UsageError for what lacks."""
+    from cnnprof import configuration
+
+    given = {name: value for name, value in given.items() if value not in (None, [])}
+    folder, configured = configuration.found(Path.cwd())
+    if configured.keys() - given.keys():
+        os.chdir(folder)
+    asked = {**configured, **given}
+    lacking = [told for name, told in _GATE_NEEDS.items() if name not in asked]
+    if lacking:
+        raise UsageError(f"gate lacks {', '.join(lacking)}; give it, or set it in [tool.cnnprof] of pyproject.toml")
+    return asked
+
+
+_GATE_NEEDS = {
+    "models": "a MODEL, or a RUN.json",
+    "against": "--against FILE or REF",
+    "fail_on": "--fail-on LIMIT, such as params:0%",
+}
+
+
+def _gated(asked: dict[str, Any], update: bool, silent: bool) -> "tuple[Gate, Run | None, Path | None]":
+    """Hold models, or a saved run, to a baseline; return the run, and the file that it may become the baseline in."""
+    from cnnprof.comparison.gate import of_runs
+    from cnnprof.comparison.limits import parsed
+
+    names, where, limits = asked["models"], asked["against"], tuple(map(parsed, asked["fail_on"]))
+    outcome, file = asked.get("inconclusive"), Path(where)
+    is_file = file.is_file() or file.suffix == ".json"
+    saved = [name for name in names if name.endswith(".json")]
+    if update and not is_file:
+        raise UsageError(f"--update: --against {where!r} is a revision; a file such as baseline.json was expected")
+    if saved and (len(names) > 1 or not is_file):
+        raise UsageError(f"{saved[0]}: a saved run stands alone, and against another: RUN.json --against FILE.json")
+    baseline = _saved_run(file) if file.is_file() else None
+    if saved:
+        run = _saved_run(Path(saved[0]))
+        return replace(of_runs(limits, baseline, run, file.name), inconclusive=outcome), run, file
+    with _torch_loading():
+        from cnnprof import gating
+    question = gating.asked(names, limits, {**asked, "input_size": _size(asked.get("input_size"))}, baseline)
+    with _screen(silent) as screen:
+        progress = screen.progress if screen is not None else lambda share: None
+        if is_file:
+            record, run = gating.against_run(question, baseline, file.name, progress)
+            return replace(record, inconclusive=outcome), run, file
+        return replace(gating.against_revision(question, where, progress), inconclusive=outcome), None, None
+
+
+def _kept_baseline(run: "Run", file: Path, update: bool) -> str:
+    """Write a run as the baseline where that is asked for, and say what became of it."""
+    from cnnprof import store
+
+    if update:
+        store.write_text(file, store.to_json(run))
+        return f"Baseline  {file} written: later gates are held to this."
+    return "" if file.is_file() else f"There is no baseline {file} yet, so everything passes; --update writes it."
+
+
+def _saved_run(path: Path) -> "Run":
+    """Read a comparison or a profile."""
+    from cnnprof import store
+    from cnnprof.records import Comparison, Profile
+
+    record = store.read(path)
+    if not isinstance(record, Comparison | Profile):
+        raise UsageError(f"{path}: holds no run of models; what compare, profile or gate --update wrote was expected")
+    return record
 
 
 @app.command()

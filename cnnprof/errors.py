@@ -7,6 +7,10 @@ class UsageError(ValueError):
     """Unusable input: the command line prints its text as it is and exits with code 2."""
 
 
+class NoSuchModelError(UsageError):
+    """A MODEL whose file, module or name in it is not there."""
+
+
 class NotFiniteError(ArithmeticError):
     """A loss that is no number any more."""
 

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypedDict, Unpack
@@ -22,10 +23,12 @@ from cnnprof.inputs import Inputs
 from cnnprof.measurement import kernels, latency, memory, operators
 from cnnprof.models import catalog
 from cnnprof.records import (
+    ByMode,
     Doubt,
     Fit,
     LayerMemory,
     MeasuredMemory,
+    Memory,
     MemoryProfile,
     Mode,
     Overhead,
@@ -227,6 +230,23 @@ def _check_optimizer(asked: Optimizer) -> None:
     name = asked.partition("(")[0].strip().lower() if isinstance(asked, str) else type(asked).__name__.lower()
     if name in _READ_VALUES:
         raise UsageError(f"optimizer {name!r} {_READ_VALUES[name]}: its memory cannot be told from shapes")
+
+
+def predicted_peaks(
+    subject: Subject, settings: Settings, modes: Sequence[Mode], loss: Loss | str | None = None
+) -> ByMode[Memory]:
+    """Predict the peaks of a model's steps; none where shapes alone do not tell, or there is nothing to train."""
+    found = catalog.load_callable(loss) if isinstance(loss, str) else loss
+    peaks = {}
+    for mode in modes:
+        if mode == "training" and not subject.trainable:
+            continue
+        question = _Question(subject, mode, settings, found, loss, settings.optimizer)
+        with suppress(following.Unpredictable):
+            known = question.predicted()
+            before = known.timeline[0].total_bytes if known.timeline else 0
+            peaks[mode] = Memory(known.peak_bytes, before, known.peak_path)
+    return ByMode(**peaks)
 
 
 def saved_by_layer(subject: Subject, settings: Settings) -> tuple[LayerMemory, ...]:

@@ -107,7 +107,7 @@ def analyze(
     if unknown or (tools and mode != "inference"):
         raise UsageError(f"second opinion of {tools!r}: {' or '.join(TOOLS)} of a forward pass was expected")
     subject = subject_of(None, model, input_size, batch_size, inputs)
-    return _analyzed(subject, subject.own.batch_size or batch_size, mode, tools)
+    return analyzed(subject, subject.own.batch_size or batch_size, mode, tools)
 
 
 def profile(
@@ -215,7 +215,8 @@ def _plan(models: Mapping[str, Model] | Sequence[Model], over: Mapping[str, Sequ
 # Shapes alone --------------------------------------------------------------------------------------------------------
 
 
-def _analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", tools: Sequence[Tool] = ()) -> Analysis:
+def analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", tools: Sequence[Tool] = ()) -> Analysis:
+    """Count on shapes alone."""
     analysis = counts.analyze(
         subject.module,
         _shapes(subject, batch_size),
@@ -279,7 +280,7 @@ def _written_down(
 
 
 def _exact(subject: Subject, settings: Settings) -> Candidate:
-    analysis = _analyzed(subject)
+    analysis = analyzed(subject)
     if "training" in settings.modes and not subject.trainable:
         doubt = Doubt(subject.name, "it has no parameter that requires a gradient: no training step was measured")
         analysis = dataclasses.replace(analysis, doubts=(*analysis.doubts, doubt))
@@ -415,7 +416,7 @@ def _against_the_roof(bench: Workbench, subject: Subject, where: TimeByLayer, he
     own = bench.own(subject)
     dtype = "bfloat16" if own.amp else own.dtype
     roofs = peaks(dataclasses.replace(here, threads=torch.get_num_threads()))
-    analysis = _analyzed(subject, own.batch_size)
+    analysis = analyzed(subject, own.batch_size)
     return against_the_roof(analysis, where.layers, roofs, dtype, getattr(torch, dtype).itemsize)
 
 

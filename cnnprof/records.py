@@ -318,6 +318,8 @@ class Latency:
     """Seconds of a session's first call, which is no sample."""
     warm_up_s: float = 0.0
     """What was spent in the first session until calls got no faster."""
+    starts_s: tuple[tuple[float, ...], ...] = ()
+    """When each burst of a session began, by the clock that they were timed with; it has no zero of its own."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where there is nothing to take a median of, or an account of other sessions."""
@@ -383,6 +385,8 @@ class Memory:
     peak_bytes: int
     before_bytes: int
     """What stood before the call: parameters, buffers, inputs, labels, optimizer state."""
+    predicted_in: str | None = None
+    """The layer in which a predicted peak is reached, empty outside of layers; None of one that was measured."""
 
 
 Category = Literal["parameters", "gradients", "optimizer_state", "buffers", "inputs", "activations", "temporaries"]
@@ -953,6 +957,89 @@ class Profile(Shown):
         return self.profiles[0].time
 
 
+GateVerdict = Literal["passed", "failed", "inconclusive", "skipped"]
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """A layer whose number is another than it was; None where there is no such layer."""
+
+    model: str
+    path: str
+    kind: str
+    metric: str
+    baseline: float | None
+    candidate: float | None
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One metric of one model against its limit. Changes are shares of the baseline: 0.05 is 5 % more."""
+
+    model: str
+    metric: str
+    layer: str | None
+    """The layer that grew most; None where none did, or layers are not known."""
+    limit: float
+    """The largest change that passes."""
+    change: float | None
+    ci95: Interval | None
+    """Of the change of a time."""
+    verdict: GateVerdict
+    baseline: float | None = None
+    """Counts per image, bytes, or seconds of a batch."""
+    candidate: float | None = None
+    message: str = ""
+    """Why it is not known, or what decides it."""
+
+
+@dataclass(frozen=True)
+class GateTimes:
+    """Times of one model on both sides, raw."""
+
+    model: str
+    mode: Mode
+    baseline: Latency
+    candidate: Latency
+
+
+@dataclass(frozen=True)
+class Gate(Shown):
+    """Models against a baseline, each number against its limit."""
+
+    command: str
+    commit: str | None
+    created: str
+    against: str
+    """The baseline's file, without folders, or its revision."""
+    models: tuple[str, ...]
+    limits: tuple[str, ...]
+    results: tuple[GateResult, ...]
+    changes: tuple[LayerChange, ...] = ()
+    """Of all models; per image."""
+    inconclusive: Literal["pass", "fail"] | None = None
+    """What an inconclusive time counts as; None: as neither."""
+    times: tuple[GateTimes, ...] = ()
+    processes: tuple[int, ...] = ()
+    """The numbers that the system gave those of the baseline and of the candidate, where there were two."""
+    machine: Machine | None = None
+    settings: Settings | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Say whether nothing failed, and nothing is left open."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """0: passed; 1: something grew beyond its limit; 3: a time is inconclusive."""
+        verdicts = {result.verdict for result in self.results}
+        if "failed" in verdicts or ("inconclusive" in verdicts and self.inconclusive == "fail"):
+            return 1
+        return 3 if "inconclusive" in verdicts and self.inconclusive is None else 0
+
+
 @dataclass(frozen=True)
 class Noise:
     """What comes of comparing two equal calls: how much a difference must be to be seen here and now."""
@@ -1287,5 +1374,5 @@ class Training(Shown):
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification | Sanity | Training
+Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification | Sanity | Training | Gate
 """Whatever is saved, printed and reported."""

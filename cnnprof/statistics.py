@@ -66,6 +66,27 @@ def interval(sessions: Rounds, resemblance: float = RESEMBLANCE, confidence: flo
     return math.exp(found.mean - half_width), math.exp(found.mean + half_width)
 
 
+def longer(center: float, bounds: Interval, sessions: int, limit: float) -> float | None:
+    """Return how many times as many sessions of runs apart would tell on which side of a limit a ratio lies.
+
+    The center and how sessions differ are taken to stay as they are. None where a hundred times as many would not do.
+    """
+    spread = math.log(bounds[1] / bounds[0]) / 2 / _half_width_of(sessions)
+    away = abs(math.log(limit / center))
+    enough = (
+        times for times in (1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100) if spread * _half_width_of(times * sessions) < away
+    )
+    return next(enough, None)
+
+
+def _half_width_of(sessions: float) -> float:
+    """Return the half-width of the interval of so many sessions, in standard deviations of one."""
+    from scipy.special import stdtrit
+
+    quantile = float(stdtrit(sessions - 1, (1 + CONFIDENCE) / 2))
+    return quantile * math.sqrt((1 + (sessions - 1) * RESEMBLANCE) / sessions)
+
+
 def unlikeness(ratio: float) -> float:
     """Return 0 for candidates that take as long as each other, towards 1 for those that do not.
 

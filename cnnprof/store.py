@@ -27,6 +27,7 @@ KINDS: dict[str, type[records.Record]] = {
     "verification": records.Verification,
     "training": records.Training,
     "sanity": records.Sanity,
+    "gate": records.Gate,
 }
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
@@ -41,6 +42,7 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.Verification: ("passed",),
     records.TrainingRun: ("train_s", "epoch_s", "images_seen"),
     records.Sanity: ("passed",),
+    records.Gate: ("passed",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
 }
 

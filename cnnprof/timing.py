@@ -49,8 +49,13 @@ def timed(
     clock: latency.Clock,
     plan: Plan,
     progress: Callable[[float], None],
+    narrow: "Callable[[Sequence[Candidate], Settings], bool] | None" = None,
 ) -> Iterator[Candidates]:
-    """Yield the candidates with their latencies, and why they failed, after each session."""
+    """Yield the candidates with their latencies, and why they failed, after each session, until they are `narrow`.
+
+    That is asked seldom; by default it is whether all intervals are as narrow as the settings ask.
+    """
+    narrow = narrow or _narrow
     time_s = settings.time_s or max(10.0, 5.0 * len(candidates))
     on_cuda = torch.device(settings.device).type == "cuda"
     started = clock.now()
@@ -74,7 +79,7 @@ def timed(
         spent = sum(session.took_s for session in measured)
         if len(measured) >= statistics.MIN_SESSIONS and spent * (1 + plan.followed_by / len(measured)) >= time_s:
             return
-        if len(measured) in _LOOKS and _narrow(list(candidates.values()), settings):
+        if len(measured) in _LOOKS and narrow(list(candidates.values()), settings):
             return
 
 
@@ -97,6 +102,7 @@ def _latency(name: str, mode: Mode, measured: Sequence[latency.Session]) -> Late
         bursts=tuple(tuple(map(len, sample.bursts_s)) for sample in samples),
         first_calls_s=tuple(sample.first_call_s for sample in samples),
         warm_up_s=samples[0].warm_up_s,
+        starts_s=tuple(sample.starts_s for sample in samples),
     )
 
 

@@ -159,6 +159,13 @@ def points(difference: float, interval: tuple[float, float] | None = None) -> st
     return signed(difference, interval, " points")
 
 
+def change(share: float, interval: tuple[float, float] | None = None) -> str:
+    """0.0312, (0.012, 0.05) -> +3.1 % [1.2, 5.0]; a change too small for one decimal gets as many as show it."""
+    decimals = 1 if not share or abs(share) >= 0.001 else min(9, 1 - math.floor(math.log10(abs(share) * 100)))
+    words = f"{100 * share:+,.{decimals}f} %" if share else "0 %"
+    return words if interval is None else f"{words} {span((100 * interval[0], 100 * interval[1]), decimals)}"
+
+
 def magnitude(ratio: float) -> str:
     """1234567 -> 1e6x; below ten thousand 1,234x, 12x, 1.2x."""
     if ratio < 1e4:

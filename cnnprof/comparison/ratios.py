@@ -76,16 +76,39 @@ def together(baseline: Latency | None, candidate: Latency | None, margin: float,
     None where either was not measured. With fewer than three such sessions there is no verdict, and no ratio either
     where starved sessions are the reason: then both wait for the same neighbour, and any ratio would be near 1.
     """
+    return _by_rounds(
+        baseline, candidate, margin, images, lambda ratio: statistics.RESEMBLANCE * statistics.unlikeness(ratio)
+    )
+
+
+def in_two_processes(
+    baseline: Latency | None, candidate: Latency | None, margin: float, images: float
+) -> TimeRatio | None:
+    """Ratio of the medians round by round of two processes that took turns.
+
+    What a process does to its times (where its code and its threads lie) does not cancel in the ratio, however like
+    the two are: the sessions of one pair of processes resemble each other.
+    """
+    return _by_rounds(baseline, candidate, margin, images, lambda ratio: statistics.RESEMBLANCE)
+
+
+def _by_rounds(
+    baseline: Latency | None,
+    candidate: Latency | None,
+    margin: float,
+    images: float,
+    resemblance: Callable[[float], float],
+) -> TimeRatio | None:
     if baseline is None or candidate is None:
         return None
-    together = range(min(len(baseline.sessions), len(candidate.sessions)))
-    fair = [index for index in together if not baseline.starved(index) and not candidate.starved(index)]
+    shared = range(min(len(baseline.sessions), len(candidate.sessions)))
+    fair = [index for index in shared if not baseline.starved(index) and not candidate.starved(index)]
     rounds = [[images * each for each in _by_round(baseline, candidate, index)] for index in fair]
     few = len(fair) < statistics.MIN_SESSIONS
-    if not rounds or (few and len(fair) < len(together)):
+    if not rounds or (few and len(fair) < len(shared)):
         return _unknown(len(fair))
     center = statistics.center(rounds)
-    bounds = statistics.interval(rounds, statistics.RESEMBLANCE * statistics.unlikeness(center / images))
+    bounds = statistics.interval(rounds, resemblance(center / images))
     verdict = "inconclusive" if few else statistics.verdict(bounds, margin)
     return TimeRatio(center, bounds, verdict, len(fair))
 

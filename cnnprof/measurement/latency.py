@@ -123,6 +123,8 @@ class Sampled:
     waited_share: float | None
     warm_up_s: float
     first_call_s: float
+    starts_s: tuple[float, ...] = ()
+    """When each burst's first sample began, by the clock."""
 
     @property
     def times_s(self) -> tuple[float, ...]:
@@ -150,6 +152,7 @@ class _Account:
     first_call_s: float | None = None
     estimate: float = math.inf
     bursts: list[tuple[float, ...]] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
     wall: float = 0.0
     cpu: float = 0.0
 
@@ -161,6 +164,7 @@ class _Account:
             waited_share,
             self.warm_up_s,
             self.first_call_s or 0.0,
+            tuple(self.starts),
         )
 
 
@@ -203,7 +207,7 @@ class _Rig:
 
     def measure(self, mode: Mode, makers: Mapping[str, Maker], session_s: float) -> dict[Key, Sampled]:
         """Build what is measured, and go through rounds of bursts until the time is spent."""
-        ballast = _ballast(self.order)
+        held = ballast(self.order)
         accounts: dict[Key, _Account] = {}
         living = [name for name in makers if (name, mode) not in self.failures]
         for name in self._shuffled(living):  # the order of building, too, decides where memory lies
@@ -216,7 +220,7 @@ class _Rig:
                 self.progress()
             done = True
         waited_share = self._waited_share(cpu_s, waited_s)
-        del ballast
+        del held
         return {key: account.close(self.clock, waited_share) for key, account in accounts.items()}
 
     def _waited_share(self, cpu_s: float, waited_s: float | None) -> float | None:
@@ -261,7 +265,7 @@ class _Rig:
             _burst(account, self.clock, self.timer)
 
 
-def _ballast(order: random.Random) -> list[torch.Tensor]:
+def ballast(order: random.Random) -> list[torch.Tensor]:
     """Take memory in blocks of random size, which are never touched, so that what comes after lies elsewhere."""
     sizes = [int(BALLAST_BYTES ** order.random()) for _ in range(BALLAST_BLOCKS)]
     return [torch.empty(size, dtype=torch.uint8) for size in sizes]
@@ -334,10 +338,12 @@ def _burst(account: _Account, clock: Clock, timer: Timer) -> None:
     estimate = min(max(account.estimate, 1e-9), BURST_S)
     repeats = math.ceil(SAMPLE_S / estimate)
     samples = max(1, min(MAX_SAMPLES, int(BURST_S / (estimate * repeats))))
+    began = clock.now()
     times = tuple(time for time in timer(account.call, samples, repeats) if time > 0)
     if not times:
         raise ClockError(_STILL)
     account.bursts.append(times)
+    account.starts.append(began)
     account.wall += clock.now() - wall
     account.cpu += clock.cpu_s() - cpu
 

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from cnnprof.calls import literals
-from cnnprof.errors import UsageError, first_line
+from cnnprof.errors import NoSuchModelError, UsageError, first_line
 from cnnprof.models import zoo
 from cnnprof.models.cnn import CNN
 from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResNet
@@ -461,7 +461,7 @@ def _imported(spec: Spec, where: str, attribute: str) -> Any:
     module = _import_file(spec, Path(where)) if where.endswith(".py") else _import_module(spec, where)
     found = getattr(module, attribute, None)
     if found is None:
-        raise UsageError(f"{spec.text}: {where} has no {attribute!r}{nearest(attribute, vars(module))}")
+        raise NoSuchModelError(f"{spec.text}: {where} has no {attribute!r}{nearest(attribute, vars(module))}")
     if not callable(found):
         raise UsageError(f"{spec.text}: {attribute!r} is {type(found).__name__}; a callable or nn.Module was expected")
     return found
@@ -469,7 +469,7 @@ def _imported(spec: Spec, where: str, attribute: str) -> Any:
 
 def _import_file(spec: Spec, path: Path) -> ModuleType:
     if not path.is_file():
-        raise UsageError(f"{spec.text}: there is no file {path}")
+        raise NoSuchModelError(f"{spec.text}: there is no file {path}")
     name = f"cnnprof_user_{path.stem}"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
@@ -486,7 +486,13 @@ def _import_module(spec: Spec, name: str) -> ModuleType:
     _look_in(Path.cwd())
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"{spec.text}: {name!r} is no package.module and no .py file")
-    module: ModuleType = _run_users_code(spec, f"importing {name}", lambda: importlib.import_module(name))
+    try:
+        module: ModuleType = _run_users_code(spec, f"importing {name}", lambda: importlib.import_module(name))
+    except UsageError as error:
+        cause = error.__cause__
+        if isinstance(cause, ModuleNotFoundError) and cause.name and f"{name}.".startswith(f"{cause.name}."):
+            raise NoSuchModelError(str(error)) from cause
+        raise
     return module
 
 

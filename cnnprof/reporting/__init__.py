@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from cnnprof import store
 from cnnprof.errors import UsageError
-from cnnprof.records import CATEGORIES, Analysis, MachineReport, MemoryProfile, Record, Sanity, Training, Verification
+from cnnprof.records import (
+    CATEGORIES,
+    Analysis,
+    Gate,
+    MachineReport,
+    MemoryProfile,
+    Record,
+    Sanity,
+    Training,
+    Verification,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +88,7 @@ def load(path: str | Path) -> Record:
 
 
 def to_dataframe(record: Record) -> "pd.DataFrame":
-    """Return an analysis's layers, a run's raw times, epochs, a machine's bandwidths, memory, or checks."""
+    """Return an analysis's layers, a run's raw times, epochs, a machine's bandwidths, memory, checks, or limits."""
     import pandas as pd
 
     if isinstance(record, Analysis):
@@ -96,6 +106,8 @@ def to_dataframe(record: Record) -> "pd.DataFrame":
         return pd.DataFrame([vars(each) for each in record.peaks.bandwidths])
     if isinstance(record, Verification | Sanity):
         return pd.DataFrame([vars(each) for each in record.checks])
+    if isinstance(record, Gate):
+        return pd.DataFrame([vars(each) for each in record.results])
     if isinstance(record, Training):
         return _epochs(record)
     rows = [

@@ -16,6 +16,7 @@ from cnnprof.records import (
     Analysis,
     Candidate,
     Depth,
+    Gate,
     MachineReport,
     MemoryProfile,
     Mode,
@@ -27,7 +28,7 @@ from cnnprof.records import (
     Training,
     Verification,
 )
-from cnnprof.reporting import checked, drawing, figures, learned, limits, maps, memories, tables, tree
+from cnnprof.reporting import checked, drawing, figures, learned, limits, maps, markdown, memories, tables, tree
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def render(record: Record) -> str:
         return _templates().get_template("checks.html").render(_verification_view(record))
     if isinstance(record, Sanity):
         return _templates().get_template("checks.html").render(_sanity_view(record))
+    if isinstance(record, Gate):
+        return _templates().get_template("gate.html").render(markdown.gate_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.html").render(_map_view(record, drawn))
     return _templates().get_template("report.html").render(_run_view(record))
@@ -93,7 +96,7 @@ def render(record: Record) -> str:
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    if isinstance(record, MachineReport | MemoryProfile | Verification | Sanity):
+    if isinstance(record, MachineReport | MemoryProfile | Verification | Sanity | Gate):
         return render(record)
     if isinstance(record, Analysis):
         view = _analysis_view(record)

@@ -12,6 +12,7 @@ import jinja2
 
 from cnnprof.records import (
     Analysis,
+    Gate,
     MachineReport,
     MemoryProfile,
     RatioMap,
@@ -21,7 +22,7 @@ from cnnprof.records import (
     Training,
     Verification,
 )
-from cnnprof.reporting import checked, drawing, learned, limits, maps, memories, tables, tree
+from cnnprof.reporting import checked, drawing, gated, learned, limits, maps, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -38,6 +39,8 @@ def render(record: Record) -> str:
         return _templates().get_template("checks.md").render(_verification_view(record))
     if isinstance(record, Sanity):
         return _templates().get_template("checks.md").render(_sanity_view(record))
+    if isinstance(record, Gate):
+        return _templates().get_template("gate.md").render(gate_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.md").render(_map_view(record, drawn))
     return _templates().get_template("report.md").render(_run_view(record))
@@ -56,6 +59,21 @@ def _templates() -> jinja2.Environment:
     environment.filters["md"] = escaped
     environment.filters["grid"] = grid
     return environment
+
+
+def gate_view(record: Gate) -> dict[str, object]:
+    """What the page of a gate shows, in Markdown and in HTML."""
+    return {
+        "title": gated.title(record),
+        "header": gated.header(record),
+        "headline": gated.sentences(record),
+        "bottom_line": "",
+        "doubts": record.doubts,
+        "table": gated.table(record),
+        "models": gated.by_model(record),
+        "changes": gated.changes(record),
+        "foot": gated.foot(record),
+    }
 
 
 def _run_view(run: Run) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Records as text for a terminal: the main table, the tree of layers, a model's screen. Prints nothing. No torch."""
 
 import io
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -14,6 +14,7 @@ from cnnprof.records import (
     Analysis,
     Candidate,
     Check,
+    Gate,
     MachineReport,
     MemoryProfile,
     Record,
@@ -23,7 +24,7 @@ from cnnprof.records import (
     Training,
     Verification,
 )
-from cnnprof.reporting import checked, drawing, learned, limits, maps, memories, tables, tree
+from cnnprof.reporting import checked, drawing, gated, learned, limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -49,6 +50,8 @@ def renderable(
         return training(record)
     if isinstance(record, Sanity):
         return sanity(record)
+    if isinstance(record, Gate):
+        return gate(record)
     return machine(record) if isinstance(record, MachineReport) else run(record, show_work)
 
 
@@ -129,6 +132,26 @@ def sanity(record: Sanity) -> RenderableType:
     """The screen of sanity: every check, and what to do where one does not hold."""
     closing = map(Text, checked.sanity_sentences(record))
     return Group(Text(checked.sanity_header(record)), Text(), _rows(record.checks), Text(), *closing)
+
+
+GATE_STYLES = {
+    "passed": "green",
+    "failed": "bold red",
+    "inconclusive": "yellow",
+    "skipped": "dim",
+}
+
+
+def gate(record: Gate) -> RenderableType:
+    """The screen of a gate: every number against its limit, the layers that changed, and what came out."""
+    changes = gated.changes(record)
+    parts: list[RenderableType] = [Text(gated.header(record)), Text()]
+    if record.results:
+        parts += [Fitted(gated.table(record), GATE_STYLES), Text()]
+    if changes:
+        parts += [Text(changes.title, style="bold"), Fitted(changes), Text()]
+    doubts = (doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in record.doubts)
+    return Group(*parts, *map(Text, gated.sentences(record)), *doubts)
 
 
 def _rows(checks: Iterable[Check]) -> Grid:
@@ -229,20 +252,21 @@ class Fitted:
     """A table of text that leaves columns out, in its own order, until it fits the screen."""
 
     table: tables.Table
+    styles: Mapping[str, str] | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the widest grid that fits."""
         dropped: set[str] = set()
         for column in (None, *self.table.droppable):
             dropped |= {column} if column else set()
-            grid = grid_of(self.table, dropped)
+            grid = grid_of(self.table, dropped, self.styles)
             if Measurement.get(console, options.update(width=10_000), grid).maximum <= options.max_width:
                 break
         yield grid
 
 
-def grid_of(table: tables.Table, dropped: Collection[str] = ()) -> Grid:
-    """Lay a table of text out, without the columns named in `dropped`."""
+def grid_of(table: tables.Table, dropped: Collection[str] = (), styles: Mapping[str, str] | None = None) -> Grid:
+    """Lay a table of text out, without the columns named in `dropped`; `styles` colour cells by what they say."""
     grid = Grid(box=None, pad_edge=False, padding=(0, 0, 0, 2), header_style="bold")
     kept = [index for index, column in enumerate(table.columns) if column not in dropped]
     for index in kept:
@@ -250,7 +274,7 @@ def grid_of(table: tables.Table, dropped: Collection[str] = ()) -> Grid:
         grid.add_column(table.columns[index].strip(), justify="left" if words else "right", overflow="fold")
     for number, cells in enumerate(table.rows, 1):
         style = "bold" if table.total and number == len(table.rows) else ""
-        grid.add_row(*(Text(cells[index]) for index in kept), style=style)
+        grid.add_row(*(Text(cells[index], style=(styles or {}).get(cells[index], "")) for index in kept), style=style)
     return grid
 
 

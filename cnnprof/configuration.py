@@ -1,0 +1,106 @@
+"""What a project says of itself: [tool.cnnprof] of the nearest pyproject.toml. No torch."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cnnprof.errors import UsageError
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TypeError("a list of texts")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a number")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text")
+    return value
+
+
+def _size(value: Any) -> str:
+    """Read 3x224x224, 224, or a list of three."""
+    if isinstance(value, list):
+        return "x".join(str(_whole(each)) for each in value)
+    return value if isinstance(value, str) else str(_whole(value))
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("true or false")
+    return value
+
+
+def _outcome(value: Any) -> str:
+    if value not in ("pass", "fail"):
+        raise TypeError("pass or fail")
+    return str(value)
+
+
+KINDS: Mapping[str, Callable[[Any], Any]] = {
+    "models": _texts,
+    "against": _text,
+    "fail_on": _texts,
+    "inconclusive": _outcome,
+    "input_size": _size,
+    "batch_size": _whole,
+    "device": _text,
+    "dtype": _text,
+    "amp": _switch,
+    "channels_last": _switch,
+    "compile": _switch,
+    "threads": _whole,
+    "time": _number,
+    "seed": _whole,
+    "loss": _text,
+}
+"""Options by name, and how their values are read."""
+ALIASES = {"limits": "fail_on", "baseline": "against", "input_sizes": "input_size"}
+
+
+def found(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the options in the nearest pyproject.toml that has some, and return its folder, which its paths start from.
+
+    Raises UsageError for what is no option.
+    """
+    for parent in (folder, *folder.resolve().parents):
+        path = parent / "pyproject.toml"
+        if not path.is_file():
+            continue
+        try:
+            tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("cnnprof")
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path.name}: cannot be read: {error}") from None
+        if tool is not None:
+            return parent, {_name(name): _value(name, value) for name, value in tool.items()}
+    return folder, {}
+
+
+def _name(key: str) -> str:
+    name = key.replace("-", "_")
+    name = ALIASES.get(name, name)
+    if name not in KINDS:
+        known = ", ".join(each.replace("_", "-") for each in (*KINDS, "limits", "baseline"))
+        raise UsageError(f"pyproject.toml: [tool.cnnprof] has no {key!r}; known: {known}")
+    return name
+
+
+def _value(key: str, value: Any) -> Any:
+    try:
+        return KINDS[_name(key)](value)
+    except TypeError as error:
+        raise UsageError(f"pyproject.toml: [tool.cnnprof] {key} is {value!r}; {error} was expected") from None

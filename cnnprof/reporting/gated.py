@@ -1,0 +1,180 @@
+"""A gate to rows of text and to sentences. No torch."""
+
+from collections.abc import Sequence
+
+from cnnprof import units
+from cnnprof.comparison.limits import PEAKS, TIMES
+from cnnprof.records import Gate, GateResult
+from cnnprof.reporting.tables import Table
+
+LABELS = {
+    "params": "parameters",
+    "trainable_params": "trainable parameters",
+    "macs": "MACs",
+    "flops": "FLOPs",
+    "activations": "conv outputs",
+    "param_bytes": "weights",
+    "read_bytes": "bytes read",
+    "written_bytes": "bytes written",
+    "peak_bytes": "peak, inference",
+    "training_peak_bytes": "peak, training",
+    "latency": "forward",
+    "training_latency": "training step",
+}
+WORDS = {0: "Passed", 1: "Not passed", 3: "Inconclusive"}
+
+
+def title(record: Gate) -> str:
+    """Say what came out."""
+    return f"{WORDS[record.exit_code]}: {', '.join(record.models)} against {record.against}"
+
+
+def header(record: Gate) -> str:
+    """Against main (1a2b3c4d5e6f) · now 5f6e7d-dirty · batch 8 · cpu, 2 threads."""
+    parts = [f"against {record.against}"]
+    if record.commit:
+        parts.append(f"now {record.commit}")
+    if record.settings and any(result.metric in {**PEAKS, **TIMES} for result in record.results):
+        parts.append(f"batch {record.settings.batch_size} · {record.settings.dtype}")
+    if record.machine and record.times:
+        parts.append(f"{record.machine.device}, {units.plural(record.machine.threads, 'thread')}")
+    return " · ".join(parts)
+
+
+def sentences(record: Gate) -> tuple[str, ...]:
+    """Say what failed or is open, each in a sentence; else that all is within its limits."""
+    said = tuple(
+        _sentence(result)
+        for verdict in ("failed", "inconclusive")
+        for result in record.results
+        if result.verdict == verdict
+    )
+    if not record.results:
+        return ("There was nothing to compare with: every number passes.",)
+    counted = f"{WORDS[record.exit_code]}: {counts(record.results)}."
+    return (counted, *said)
+
+
+def counts(results: Sequence[GateResult]) -> str:
+    """5 passed, 1 failed, 1 skipped."""
+    verdicts = [result.verdict for result in results]
+    return ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(sorted(verdicts, key=_ORDER.index)))
+
+
+_ORDER = ("passed", "failed", "inconclusive", "skipped")
+
+
+def _sentence(result: GateResult) -> str:
+    """resnet50: parameters grew 0.6 %, from 25,557,032 to 25,700,000; 0 % is the limit; most in layer3.0.conv1."""
+    about = f"{result.model}: {label(result.metric)}"
+    if result.change is None:
+        known = result.baseline is not None and result.candidate is not None
+        grew = (
+            f"grew from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
+            if known
+            else ""
+        )
+        return f"{about} {grew or result.message}{_where(result)}."
+    change = units.change(result.change, result.ci95)
+    limit = f"{units.change(result.limit)} is the limit" if result.limit else "none is allowed"
+    numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
+    message = f"; {result.message}" if result.message else ""
+    return f"{about} {change}, {numbers}; {limit}{_where(result)}{message}."
+
+
+def _where(result: GateResult) -> str:
+    if result.layer is None:
+        return ""
+    return f"; its peak is in {result.layer}" if result.metric in PEAKS else f"; most in {result.layer}"
+
+
+def label(metric: str) -> str:
+    """Name a metric as tables do."""
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
+def value(metric: str, number: float | None) -> str:
+    """Write a number in its unit."""
+    if number is None:
+        return units.UNKNOWN
+    if metric in TIMES:
+        return units.seconds(number)
+    if metric.endswith("_bytes"):
+        return units.bytes_(number)
+    return units.integer(int(number)) if number == int(number) else units.decimal(number, 1)
+
+
+def table(record: Gate) -> Table:
+    """Lay out every number and its limit."""
+    columns = ("", "model", "number", "baseline", "now", "change", "limit", "where, why")
+    rows = tuple(
+        (
+            result.verdict,
+            result.model,
+            label(result.metric),
+            value(result.metric, result.baseline),
+            value(result.metric, result.candidate),
+            units.UNKNOWN if result.change is None else units.change(result.change, result.ci95),
+            units.change(result.limit),
+            "; ".join(filter(None, (result.layer, result.message))),
+        )
+        for result in record.results
+    )
+    return Table("Limits", columns, rows, frozenset({"", "model", "number", "where, why"}), ("where, why", "limit"))
+
+
+def by_model(record: Gate) -> Table:
+    """A row a model: what each number is now, and how far that is from what it was."""
+    metrics = list(dict.fromkeys(result.metric for result in record.results))
+    rows = []
+    for model in dict.fromkeys(result.model for result in record.results):
+        mine = [result for result in record.results if result.model == model]
+        cells = [_cell([result for result in mine if result.metric == metric]) for metric in metrics]
+        rows.append((model, *cells, counts(mine)))
+    return Table("Models", ("model", *map(label, metrics), "limits"), tuple(rows), frozenset({"model", "limits"}))
+
+
+def _cell(results: Sequence[GateResult]) -> str:
+    """1.2 MiB (+3.1 % [1.2, 5.0])."""
+    if not results:
+        return units.UNKNOWN
+    first = results[0]
+    changed = "" if first.change is None else f" ({units.change(first.change, first.ci95)})"
+    marks = {"failed": " ✗", "inconclusive": " ?"}
+    mark = next((marks[each.verdict] for each in results if each.verdict in marks), "")
+    return f"{value(first.metric, first.candidate)}{changed}{mark}"
+
+
+def changes(record: Gate) -> Table | None:
+    """Lay out the layers that changed; None where none did."""
+    columns = ("model", "layer", "kind", "number", "baseline", "now")
+    rows = tuple(
+        (
+            change.model,
+            change.path or "(the model itself)",
+            change.kind,
+            label(change.metric),
+            value(change.metric, change.baseline),
+            value(change.metric, change.candidate),
+        )
+        for change in record.changes
+    )
+    return (
+        Table("Layers that changed", columns, rows, frozenset({"model", "layer", "kind", "number"})) if rows else None
+    )
+
+
+def foot(record: Gate) -> tuple[tuple[str, str], ...]:
+    """Say how it was found out, and where."""
+    timed = (
+        "times by 95 % intervals over sessions of interleaved bursts: one fails where its whole interval lies beyond "
+        "the limit, twice; where it straddles the limit it is inconclusive"
+    )
+    machine = record.machine
+    return (
+        ("Command", record.command),
+        ("When", record.created),
+        *((("Machine", f"{machine.cpu}, torch {machine.torch}"),) if machine else ()),
+        ("Limits", ", ".join(record.limits)),
+        ("Method", f"counts and predicted memory are exact and compared exactly{'; ' + timed if record.times else ''}"),
+    )

@@ -1,0 +1,112 @@
+"""Revisions of the user's own git repository, each in a folder of its own for as long as it is looked at. No torch."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cnnprof import _worktree
+from cnnprof.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """One state of a repository's files."""
+
+    root: Path
+    folder: Path
+    """Where the user stands, within it."""
+    commit: str
+    """Its revision, and whether there are changes beyond it."""
+
+
+def working_tree() -> Checkout:
+    """Return the working tree that the current folder is in. Raises UsageError where there is none."""
+    folder = Path.cwd().resolve()
+    root = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
+    return Checkout(root, folder, _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"))
+
+
+def commit_of(revision: str) -> str:
+    """Return the commit that a revision names. Raises UsageError where there is none."""
+    try:
+        return _git(Path.cwd(), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    except _RefusedError:
+        raise UsageError(
+            f"--against {revision!r}: neither a file nor a revision of this repository; a run's .json, or a branch, "
+            "tag or commit that is here was expected (in a shallow clone: git fetch it first)"
+        ) from None
+
+
+@contextmanager
+def checked_out(revision: str) -> Iterator[Checkout]:
+    """Put a revision into a worktree, which is removed at the end of the block, and after a kill as well.
+
+    Submodules and files that git does not hold are not in it.
+    """
+    working, commit = working_tree(), commit_of(revision)
+    _remove_left_over(working.root)
+    path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()
+    keeper = subprocess.Popen(
+        [sys.executable, "-I", _worktree.__file__, str(working.root), commit, str(path / "tree")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert keeper.stdout is not None
+        failure = keeper.stdout.readline().strip()
+        if failure:
+            raise UsageError(f"--against {revision!r}: git cannot check it out: {failure}")
+        tree = path / "tree"
+        folder = tree / working.folder.relative_to(working.root)
+        yield Checkout(tree, folder if folder.is_dir() else tree, commit[:12])
+    finally:
+        keeper.communicate()
+        shutil.rmtree(path, ignore_errors=True)
+
+
+_PREFIX = "cnnprof-worktree-"
+
+
+def _remove_left_over(root: Path) -> None:
+    """Remove what is left of processes that ended together with their keeper: a machine that was switched off."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        owner = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(_RefusedError):
+        _git(root, "worktree", "prune")
+
+
+class _RefusedError(UsageError):
+    """What git says."""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, env=_environment(), capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UsageError("--against a revision: there is no git on this machine; a run's .json was expected") from None
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or "git refused"
+        raise _RefusedError(f"--against a revision: {said}; a run's .json, or a git repository around, was expected")
+    return done.stdout.strip()
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without what a git hook sets: it names another index and folder."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
+
+
+_KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CEILING_DIRECTORIES")
