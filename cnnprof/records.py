@@ -1371,8 +1371,139 @@ class Training(Shown):
         return tuple(run for run in self.runs if run.model == name)
 
 
+# Benchmarks of tests -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A fixed piece of work, timed beside a benchmark: what it takes tells machines and moments apart."""
+
+    name: str
+    """With the number of its definition; another one is another name."""
+    times_s: tuple[float, ...]
+    """Medians of a few calls: before each session, and after the last."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One model in the rounds of one test, beside what needs no clock. pytest-benchmark's JSON keeps it."""
+
+    profile: Candidate
+    """Of its rounds, the median of each session."""
+    mode: Mode
+    settings: Settings
+    machine: Machine
+    reference: Reference
+
+    @property
+    def model(self) -> str:
+        """The model as it was named."""
+        return self.profile.name
+
+    @property
+    def input_size(self) -> Size | None:
+        """(C, H, W) without the batch; None of inputs of its own."""
+        return self._analysis.input_size
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a call."""
+        return self.settings.batch_size
+
+    @property
+    def params(self) -> int:
+        """Elements of all parameter tensors."""
+        return self._analysis.params
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of a forward pass, per image."""
+        return self._analysis.macs / self._analysis.batch_size
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The predicted peak of a call; None where shapes do not tell."""
+        memory = self.profile.memory[self.mode]
+        return memory and memory.peak_bytes
+
+    @property
+    def latency(self) -> Latency:
+        """Its sessions."""
+        latency = self.profile.latency[self.mode]
+        assert latency is not None
+        return latency
+
+    @property
+    def cpu_share(self) -> float | None:
+        """CPU time / wall / threads over its rounds."""
+        return self.latency.cpu_share
+
+    @property
+    def got_share(self) -> float | None:
+        """What the process got of the processors that it could have used."""
+        return self.latency.got_share
+
+    @property
+    def reference_ratio(self) -> float:
+        """Median time over that of the reference."""
+        return self.latency.median_s / stdlib_statistics.median(self.reference.times_s)
+
+    @property
+    def _analysis(self) -> Analysis:
+        assert self.profile.analysis is not None
+        return self.profile.analysis
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    """One test of a stored run of pytest-benchmark."""
+
+    test: str
+    """With its file: tests/test_speed.py::test_forward[resnet18]."""
+    median_s: float
+    iqr_s: float
+    """Third quartile less first."""
+    rounds: int
+    found: Benchmark | None = None
+    """None where it was no model of ours that was timed."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """One stored run of pytest-benchmark."""
+
+    source: str
+    """Its file, without folders."""
+    created: str
+    commit: str | None
+    committed: str | None
+    """When."""
+    dirty: bool
+    machine: str
+    """Processor, system and Python, as pytest-benchmark knows them."""
+    benchmarks: tuple[Benchmarked, ...]
+
+
+@dataclass(frozen=True)
+class Benchmarks(Shown):
+    """Stored runs of pytest-benchmark, the oldest commit first."""
+
+    runs: tuple[BenchmarkRun, ...]
+
+
 Run = Comparison | Profile
 """A document of measured models."""
 
-Record = Analysis | Comparison | Profile | MachineReport | MemoryProfile | Verification | Sanity | Training | Gate
+Record = (
+    Analysis
+    | Comparison
+    | Profile
+    | MachineReport
+    | MemoryProfile
+    | Verification
+    | Sanity
+    | Training
+    | Gate
+    | Benchmarks
+)
 """Whatever is saved, printed and reported."""

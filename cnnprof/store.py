@@ -28,7 +28,10 @@ KINDS: dict[str, type[records.Record]] = {
     "training": records.Training,
     "sanity": records.Sanity,
     "gate": records.Gate,
+    "benchmarks": records.Benchmarks,
 }
+PARTS: dict[str, type] = {"benchmark": records.Benchmark}
+"""What stands in documents of others under a schema of ours."""
 DERIVED: dict[type, tuple[str, ...]] = {
     records.Layer: ("flops",),
     records.Totals: ("flops",),
@@ -44,12 +47,16 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.Sanity: ("passed",),
     records.Gate: ("passed",),
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
+    records.Benchmark: (
+        *("model", "input_size", "batch_size", "params", "macs", "peak_bytes"),
+        *("cpu_share", "got_share", "reference_ratio"),
+    ),
 }
 
 
-def to_document(record: records.Record) -> dict[str, Any]:
+def to_document(record: records.Record | records.Benchmark) -> dict[str, Any]:
     """Turn a record into what its JSON document holds."""
-    kind = next(kind for kind, cls in KINDS.items() if isinstance(record, cls))
+    kind = next(kind for kind, cls in {**KINDS, **PARTS}.items() if isinstance(record, cls))
     return {"schema": f"cnnprof.{kind}/{VERSION}", **_plain(record)}
 
 
@@ -58,28 +65,41 @@ def from_document(document: Any, source: str = "the document") -> records.Record
 
     Raises UsageError for another schema, and for what is no document of ours.
     """
+    return typing.cast(records.Record, _from_document(document, source, KINDS))
+
+
+def part_of(document: Any, source: str) -> records.Benchmark:
+    """Turn what stands in a document of others back into its record. Raises UsageError as `from_document` does."""
+    return typing.cast(records.Benchmark, _from_document(document, source, PARTS))
+
+
+def _from_document(document: Any, source: str, kinds: Mapping[str, type]) -> object:
     schema = document.get("schema") if isinstance(document, dict) else None
     kind, _, version = str(schema).removeprefix("cnnprof.").partition("/")
-    if not str(schema).startswith("cnnprof.") or kind not in KINDS:
-        known = ", ".join(f"cnnprof.{name}/{VERSION}" for name in KINDS)
+    if not str(schema).startswith("cnnprof.") or kind not in kinds:
+        known = ", ".join(f"cnnprof.{name}/{VERSION}" for name in kinds)
         raise UsageError(f"{source}: its schema is {schema!r}; this cnnprof reads {known}")
     if version != str(VERSION):
         raise UsageError(f"{source}: schema {schema} is not of this cnnprof, which reads cnnprof.{kind}/{VERSION}")
     try:
-        return typing.cast(records.Record, _build(KINDS[kind], document))
+        return _build(kinds[kind], document)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{source}: not a whole cnnprof.{kind}/{VERSION} document: {first_line(error)}") from None
 
 
 def read(path: Path) -> records.Record:
     """Read a saved record. Raises UsageError where the file cannot be read or is not one."""
+    return from_document(document_in(path), str(path))
+
+
+def document_in(path: Path) -> Any:
+    """Read a file's JSON. Raises UsageError where there is none."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON, or cut off: {error}") from None
-    return from_document(document, str(path))
 
 
 def _refuse_constant(name: str) -> Any:

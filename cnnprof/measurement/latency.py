@@ -271,6 +271,15 @@ def ballast(order: random.Random) -> list[torch.Tensor]:
     return [torch.empty(size, dtype=torch.uint8) for size in sizes]
 
 
+def warm_up(call: Call, clock: Clock, timer: Timer, steady: bool) -> float:
+    """Make calls until they get no faster, and return the seconds of the fastest; `steady`: the process is new, too."""
+    account = _Account(call, Maker(lambda: call))
+    if steady:
+        _steady(account, clock, timer)
+    _warm_up(account, clock, timer)
+    return account.estimate
+
+
 def _steady(account: _Account, clock: Clock, timer: Timer) -> None:
     """Make calls until they take the same time for a while."""
     started = clock.now()

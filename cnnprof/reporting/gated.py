@@ -74,7 +74,7 @@ def _sentence(result: GateResult) -> str:
             if known
             else ""
         )
-        return f"{about} {grew or result.message}{_where(result)}."
+        return f"{about} {'; '.join(filter(None, (grew, result.message)))}{_where(result)}."
     change = units.change(result.change, result.ci95)
     limit = f"{units.change(result.limit)} is the limit" if result.limit else "none is allowed"
     numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"

@@ -1,0 +1,87 @@
+"""Models that tests timed against those of a stored run, by the gate's rules. No torch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from cnnprof import origin
+from cnnprof.comparison.gate import of_runs
+from cnnprof.comparison.limits import PEAKS, TIMES, Limit
+from cnnprof.records import Benchmark, Doubt, Gate, Profile
+
+ByTest = Mapping[str, Benchmark]
+"""By pytest's name of the test, with its file."""
+
+
+def held(
+    limits: Sequence[Limit],
+    stored: ByTest,
+    found: ByTest,
+    against: str,
+    inconclusive: Literal["pass", "fail"],
+) -> Gate:
+    """Hold each model to what the same test found of it then.
+
+    A limit names models, or tests. Raises UsageError for a limit on layers that are not there, then or now.
+    """
+    both = {test: now for test, now in found.items() if test in stored}
+    gates = [_held(limits, test, stored[test], now, against) for test, now in both.items()]
+    changes = ((now.model, change) for now, gate in zip(both.values(), gates, strict=True) for change in gate.changes)
+    return Gate(
+        command=origin.command(),
+        commit=origin.commit(),
+        created=origin.now(),
+        against=against,
+        models=tuple(_name(test, now) for test, now in found.items()),
+        limits=tuple(map(str, limits)),
+        results=tuple(result for gate in gates for result in gate.results),
+        changes=tuple(dict.fromkeys(replace(change, model=model) for model, change in changes)),
+        inconclusive=inconclusive,
+        doubts=tuple(_doubts(limits, stored, found)),
+    )
+
+
+def _held(limits: Sequence[Limit], test: str, before: Benchmark, now: Benchmark, against: str) -> Gate:
+    name = _name(test, now)
+    mine = [each for limit in limits if (each := _of(limit, test, now, name)) is not None]
+    return of_runs(mine, _document(before, name), _document(now, name), against)
+
+
+def _name(test: str, benchmark: Benchmark) -> str:
+    return f"{benchmark.model} in {_short(test)}"
+
+
+def _short(test: str) -> str:
+    return test.rpartition("::")[2]
+
+
+def _of(limit: Limit, test: str, benchmark: Benchmark, name: str) -> Limit | None:
+    """Put a limit on one test's model by the name that it has here; None where it is on others, or of another mode."""
+    if {**PEAKS, **TIMES}.get(limit.metric, benchmark.mode) != benchmark.mode:
+        return None
+    if not limit.where:
+        return limit
+    if limit.holds_of(benchmark.model) or limit.holds_of(_short(test)):
+        return replace(limit, where=name)
+    layers = limit.layers_of(benchmark.model) or limit.layers_of(_short(test))
+    return replace(limit, where=f"{name}/{layers}") if layers else None
+
+
+def _document(benchmark: Benchmark, name: str) -> Profile:
+    return Profile(
+        command="",
+        commit=None,
+        created="",
+        machine=benchmark.machine,
+        settings=benchmark.settings,
+        profiles=(replace(benchmark.profile, name=name),),
+    )
+
+
+def _doubts(limits: Sequence[Limit], stored: ByTest, found: ByTest) -> Iterator[Doubt]:
+    for test, now in found.items():
+        if test not in stored:
+            yield Doubt(_name(test, now), "the stored run does not hold it: nothing was compared")
+    for limit in limits:
+        if not any(_of(limit, test, now, "") for test, now in found.items()):
+            yield Doubt(f"limit {limit}", "no model that was timed is held to it")

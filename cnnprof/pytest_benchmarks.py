@@ -1,0 +1,175 @@
+"""pytest hooks: a fixture that times a model in pytest-benchmark's rounds, and limits to a stored run. Loads no torch.
+
+PYTEST_DONT_REWRITE
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cnnprof import benchmarked, store
+from cnnprof.comparison import benchmarks, limits
+from cnnprof.errors import UsageError
+from cnnprof.records import Benchmark, Gate, Mode
+
+if TYPE_CHECKING:
+    from cnnprof.subjects import Loss, Model
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what limits need, to pytest-benchmark's own options."""
+    group = parser.getgroup("benchmark")
+    group.addoption(
+        "--cnnprof-fail-on",
+        action="append",
+        default=[],
+        metavar="LIMIT",
+        help=f"Fail where a model of cnnprof_benchmark grew beyond this since the stored run that --benchmark-compare "
+        f"names, else the last: {limits.GRAMMAR.replace('%', '%%')}. MODEL is a pattern of models or of tests. "
+        "Can be given several times.",
+    )
+    group.addoption(
+        "--cnnprof-inconclusive",
+        choices=("pass", "fail"),
+        default="pass",
+        help="What a time counts as whose interval straddles its limit. Default: %(default)s",
+    )
+
+
+class Session:
+    """What one run of pytest holds to its limits."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.limits = [limits.parsed(text) for text in config.getoption("cnnprof_fail_on")]
+        self.inconclusive = config.getoption("cnnprof_inconclusive")
+        self.found: dict[str, Benchmark] = {}
+        self.against = ""
+        self.stored: dict[str, Benchmark] = {}
+        self.said: list[str] = []
+        self.gate: Gate | None = None
+
+    def load(self, config: pytest.Config) -> None:
+        """Read the run that pytest-benchmark compares with, before this one may be stored itself."""
+        asked = config.getoption("benchmark_compare")
+        theirs: Any = config.pluginmanager.get_plugin("pytest-benchmark")
+        runs = theirs.storage.load(*([asked] if isinstance(asked, str) else []))
+        for path, document in list(runs)[-1:]:
+            self.against = path.stem
+            self.stored = benchmarked.models_in(document, str(path))
+
+    def judge(self) -> int:
+        """Hold what was found to the limits; return pytest's exit status."""
+        if not self.against:
+            self.said.append("there is no stored run: every number passes; --benchmark-autosave stores one")
+        elif not self.found:
+            self.said.append("no model was timed: every number passes")
+        else:
+            self.gate = benchmarks.held(self.limits, self.stored, self.found, self.against, self.inconclusive)
+            return self.gate.exit_code
+        return 0
+
+
+_SESSION = pytest.StashKey[Session]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the limits before anything is run."""
+    try:
+        config.stash[_SESSION] = Session(config)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Read the stored run."""
+    ours = session.config.stash[_SESSION]
+    try:
+        if ours.limits:
+            ours.load(session.config)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let limits decide where all tests passed."""
+    ours = session.config.stash[_SESSION]
+    if not ours.limits:
+        return
+    try:
+        code = pytest.ExitCode(ours.judge())
+    except UsageError as error:
+        ours.said.append(str(error))
+        code = pytest.ExitCode.USAGE_ERROR
+    if session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = code
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Show every number and its limit."""
+    ours = config.stash[_SESSION]
+    if not ours.limits:
+        return
+    terminalreporter.section("cnnprof")
+    for sentence in ours.said:
+        terminalreporter.write_line(f"limits: {sentence}")
+    if ours.gate is not None:
+        from cnnprof.reporting import terminal
+
+        terminalreporter.write_line(terminal.text(ours.gate, terminalreporter._tw.fullwidth))
+
+
+@pytest.fixture
+def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Time a model's forward pass or training step: cnnprof_benchmark(model, (3, 224, 224), mode="training").
+
+    `model` is an nn.Module or a MODEL string, (C, H, W) comes without the batch, `inputs` stand for anything else.
+    Settings (threads, dtype, device, channels_last, ...) are those of cnnprof.compare. What is found is a
+    `cnnprof.benchmark/1` document in `benchmark.extra_info["cnnprof"]`.
+    """
+
+    def measure(
+        model: "Model",
+        input_size: Sequence[int] | int | None = None,
+        mode: Mode = "inference",
+        batch_size: int = 8,
+        *,
+        inputs: Any = None,
+        loss: "Loss | str | None" = None,
+        **options: Any,
+    ) -> None:
+        from cnnprof.rounds import benchmarked as timed
+        from cnnprof.subjects import settings_of, subject_of
+
+        try:
+            subject = subject_of(None, model, input_size, batch_size, inputs)
+            settings = settings_of(input_size, batch_size, _settings(options, mode), loss)
+            seconds, rounds = float(_option(request, "max_time")), int(_option(request, "min_rounds"))
+            found = timed(benchmark, subject, settings, loss, seconds, rounds)
+        except UsageError as error:
+            pytest.fail(str(error), pytrace=False)
+        if found is not None:
+            benchmark.extra_info[benchmarked.KEY] = store.to_document(found)
+            request.config.stash[_SESSION].found[request.node.nodeid] = found
+
+    return measure
+
+
+def _option(request: pytest.FixtureRequest, name: str) -> Any:
+    """Return an option of pytest-benchmark, as the test's mark has it, else as the command line does."""
+    marker = request.node.get_closest_marker("benchmark")
+    usual = request.config.getoption(f"benchmark_{name}")
+    return marker.kwargs.get(name, usual) if marker else usual
+
+
+def _settings(options: dict[str, Any], mode: Mode) -> Any:
+    unknown = options.keys() - _SETTINGS
+    if unknown:
+        raise UsageError(f"cnnprof_benchmark has no setting {min(unknown)!r}; there are {', '.join(sorted(_SETTINGS))}")
+    return {**options, "modes": (mode,)}
+
+
+_SETTINGS = {
+    *("device", "dtype", "amp", "channels_last", "compile", "threads"),
+    *("seed", "accumulate", "allocator", "cudnn_benchmark", "tf32"),
+}
