@@ -1,7 +1,6 @@
 """pytest-benchmark's JSON to records: its own numbers, and what the fixture left beside them. No torch."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 

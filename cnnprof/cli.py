@@ -770,16 +770,27 @@ def models(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="What compare, profile or analyze saved.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN.json...", help="What compare, profile, ... saved; what pytest-benchmark stored, or its folder."
+        ),
+    ],
     output: Output = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make the Markdown and HTML of saved runs again; with -o FILE, of all of them together."""
+    """Make the Markdown and HTML of saved runs again; with -o FILE, of all of them together.
+
+    Of pytest-benchmark's runs there is always one report: its tests over commits.
+    """
     from cnnprof import reporting
 
     places = _places(output)
-    together = len(runs) > 1 and any(place.suffix for place in places)
-    records = [(runs[0], _joined(runs))] if together else [(path, reporting.load(path)) for path in runs]
+    records = [(file, reporting.load(file)) for path in runs for file in _saved(path)]
+    if stored := _stored(records):
+        records = [stored]
+    elif len(runs) > 1 and any(place.suffix for place in places):
+        records = [(runs[0], _joined(records))]
     for path, record in records:
         targets = _targets(places, path.stem) or [path.with_suffix(".md"), path.with_suffix(".html")]
         targets = [target for target in targets if target.resolve() != path.resolve()]
@@ -788,14 +799,34 @@ def report(
             _console().print(f"Report  {_said(targets)}", highlight=False, soft_wrap=True)
 
 
-def _joined(paths: Sequence[Path]) -> "Run":
-    from cnnprof import reporting
+def _saved(path: Path) -> list[Path]:
+    """Return the JSON files of a folder; a file as it is."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.rglob("*.json"))
+    if not files:
+        raise UsageError(f"{path}: a folder without a saved run; pytest --benchmark-autosave stores some")
+    return files
+
+
+def _stored(records: "Sequence[tuple[Path, Record]]") -> "tuple[Path, Record] | None":
+    """Put what pytest-benchmark stored into one record, beside the name of its report; None where there is more."""
+    from cnnprof.benchmarked import together
+    from cnnprof.records import Benchmarks
+
+    stored = [record for _, record in records if isinstance(record, Benchmarks)]
+    if len(stored) < len(records):
+        return None
+    first = records[0][0]
+    return (first if len(stored) == 1 else first.with_name("benchmarks.json")), together(stored)
+
+
+def _joined(records: "Sequence[tuple[Path, Record]]") -> "Run":
     from cnnprof.comparison.joined import joined
     from cnnprof.records import Comparison, Profile
 
     runs = []
-    for path in paths:
-        record = reporting.load(path)
+    for path, record in records:
         if not isinstance(record, Comparison | Profile):
             raise UsageError(f"{path}: holds no measured models, and is not put together with others; name a folder")
         runs.append(record)

@@ -121,11 +121,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture
 def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Time a model's forward pass or training step: cnnprof_benchmark(model, (3, 224, 224), mode="training").
+    """Time a model's forward pass or training step.
 
-    `model` is an nn.Module or a MODEL string, (C, H, W) comes without the batch, `inputs` stand for anything else.
-    Settings (threads, dtype, device, channels_last, ...) are those of cnnprof.compare. What is found is a
-    `cnnprof.benchmark/1` document in `benchmark.extra_info["cnnprof"]`.
+    For example `cnnprof_benchmark("resnet18", (3, 224, 224), mode="training", batch_size=8, threads=1)`. `model` is an
+    nn.Module or a MODEL string, (C, H, W) comes without the batch; `inputs` stand for anything else. Settings are those
+    of cnnprof.compare. What is found is a cnnprof.benchmark/1 document in `benchmark.extra_info["cnnprof"]`.
     """
 
     def measure(

@@ -1424,7 +1424,7 @@ class Benchmark:
     def peak_bytes(self) -> int | None:
         """The predicted peak of a call; None where shapes do not tell."""
         memory = self.profile.memory[self.mode]
-        return memory and memory.peak_bytes
+        return memory.peak_bytes if memory else None
 
     @property
     def latency(self) -> Latency:

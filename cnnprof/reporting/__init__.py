@@ -8,11 +8,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnprof import store
+from cnnprof import benchmarked, store
 from cnnprof.errors import UsageError
 from cnnprof.records import (
     CATEGORIES,
     Analysis,
+    Benchmark,
+    Benchmarked,
+    BenchmarkRun,
+    Benchmarks,
     Gate,
     MachineReport,
     MemoryProfile,
@@ -83,8 +87,11 @@ def save(record: Record, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> Record:
-    """Read a record that was saved as JSON. Raises UsageError where the file is not one."""
-    return store.read(Path(path))
+    """Read a record that was saved as JSON, or pytest-benchmark's. Raises UsageError where the file is neither."""
+    document = store.document_in(Path(path))
+    if benchmarked.is_stored_run(document):
+        return Benchmarks((benchmarked.run_of(document, str(path)),))
+    return store.from_document(document, str(path))
 
 
 def to_dataframe(record: Record) -> "pd.DataFrame":
@@ -110,6 +117,8 @@ def to_dataframe(record: Record) -> "pd.DataFrame":
         return pd.DataFrame([vars(each) for each in record.results])
     if isinstance(record, Training):
         return _epochs(record)
+    if isinstance(record, Benchmarks):
+        return pd.DataFrame([_timed(run, timed) for run in record.runs for timed in run.benchmarks])
     rows = [
         {"model": profile.name, "mode": mode, "session": session, "time_s": time_s}
         for profile in record.profiles
@@ -118,6 +127,13 @@ def to_dataframe(record: Record) -> "pd.DataFrame":
         for time_s in times
     ]
     return pd.DataFrame(rows, columns=["model", "mode", "session", "time_s"])
+
+
+def _timed(run: BenchmarkRun, timed: Benchmarked) -> dict[str, Any]:
+    """Return a test's row: of what is no model, its times alone."""
+    numbers = {name: getattr(timed.found, name, None) for name in store.DERIVED[Benchmark]}
+    named = {"source": run.source, "created": run.created, "commit": run.commit, "test": timed.test}
+    return {**named, **numbers, "median_s": timed.median_s, "iqr_s": timed.iqr_s, "rounds": timed.rounds}
 
 
 _BY_EPOCH = ("train_loss", "train_accuracy_percent", "test_loss", "test_accuracy_percent")

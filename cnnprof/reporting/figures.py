@@ -25,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from cnnprof import units
 from cnnprof.records import (
     CATEGORIES,
+    COUNTS,
     Bandwidth,
     Candidate,
     Category,
@@ -43,7 +44,7 @@ from cnnprof.records import (
     Training,
     TrainingRun,
 )
-from cnnprof.reporting import learned, limits, maps, tables
+from cnnprof.reporting import benchmarks, learned, limits, maps, tables
 
 WIDTH = 5.2
 
@@ -864,6 +865,81 @@ def _powers(axes: Axes) -> None:
     ticks = [tick for tick in MaxNLocator(4, integer=True).tick_values(1, end) if 1 <= tick <= end]
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
     axes.grid(axis="y", zorder=0)
+
+
+# Tests over commits --------------------------------------------------------------------------------------------------
+
+_LABELS = 6
+"""Commits that are named along the axis."""
+
+
+def over_commits(points: Sequence[benchmarks.Point]) -> str | None:
+    """Draw one test over commits: counts above, where it times a model, and times below, a line a machine."""
+    if len(points) < 2:
+        return None
+    models = [(x, point.timed.found) for x, point in enumerate(points) if point.timed.found]
+    with _canvas() as draw:
+        above = 1.45 if models else 0.0
+        figure = Figure(figsize=(WIDTH, 2.3 + above))
+        left, width = 0.62, WIDTH - 0.82
+        if models:
+            axes = _axes(figure, left, 2.35, width, 0.85)
+            for colour, name in enumerate(COUNTS, 1):
+                first = getattr(models[0][1], name) or 1
+                ys = [getattr(found, name) / first for _, found in models]
+                look: dict[str, Any] = {"color": _STAND_INS[colour], "linestyle": _DASHES[colour - 1]}
+                axes.step([x for x, _ in models], ys, where="post", linewidth=1.8, **look)
+            _commit_axis(axes, points, named=False)
+            axes.set_title("as a multiple of the first run's", loc="left", fontsize=10, color=MUTED, pad=6)
+            looks = {
+                label: {"color": _STAND_INS[colour], "linestyle": _DASHES[colour - 1], "linewidth": 1.8}
+                for colour, label in enumerate(("parameters", "MACs"), 1)
+            }
+            _line_legend(figure, looks)
+        axes = _axes(figure, left, 0.5, width, 1.4)
+        unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
+        for number in dict.fromkeys(point.machine for point in points):
+            _draw_machine(axes, points, number, None if models else unit)
+        _commit_axis(axes, points, named=True)
+        title = "time, as a multiple of the reference" if models else f"median, {unit.name}"
+        axes.set_title(title, loc="left", fontsize=10, color=MUTED, pad=6)
+        return draw(figure, f"{points[0].timed.test} over {len(points)} runs")
+
+
+def _draw_machine(axes: Axes, points: Sequence[benchmarks.Point], number: int, unit: units.Unit | None) -> None:
+    """Draw one machine's times, in a unit, or as multiples of the reference where there is none."""
+    colour = _STAND_INS[3 + number % 4]
+    mine = [(x, _height(point, unit), point.timed.found) for x, point in enumerate(points) if point.machine == number]
+    known = [(x, height, found) for x, height, found in mine if height is not None]
+    axes.plot([x for x, _, _ in known], [height for _, height, _ in known], color=colour, linewidth=1.2)
+    for x, height, found in known:
+        bounds = found.latency.ci95_s if found else None
+        if found and bounds:
+            axes.plot([x, x], [height * end / found.latency.median_s for end in bounds], color=colour, linewidth=2.2)
+        face = "none" if found and not bounds else colour
+        axes.plot([x], [height], "o", color=colour, markerfacecolor=face, markersize=6)
+    if known and any(point.machine != number for point in points):
+        at = known[-1][:2]
+        axes.annotate(benchmarks.letter(number), at, (7, 5), textcoords="offset points", va="center")
+
+
+def _height(point: benchmarks.Point, unit: units.Unit | None) -> float | None:
+    if unit is not None:
+        return point.timed.median_s / unit.size
+    return point.timed.found.reference_ratio if point.timed.found else None
+
+
+def _commit_axis(axes: Axes, points: Sequence[benchmarks.Point], named: bool) -> None:
+    """Give each run a place, name some of them, and label heights at round numbers."""
+    axes.set_xlim(-0.4, len(points) - 0.6)
+    axes.margins(y=0.15)
+    low, high = axes.get_ylim()
+    pad = max(0.0, 0.04 * high - (high - low)) / 2  # a line that stays is drawn level, not its last digits
+    axes.set_ylim(low - pad, high + pad)
+    _few_ticks(axes, whole=False)
+    every = math.ceil(len(points) / _LABELS)
+    places = range(0, len(points), every)
+    axes.set_xticks(places, [points[place].label for place in places] if named else [])
 
 
 # From matplotlib to a piece of a page --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from cnnprof import units
 from cnnprof.records import (
     Analysis,
+    Benchmarks,
     Candidate,
     Depth,
     Gate,
@@ -89,6 +90,8 @@ def render(record: Record) -> str:
         return _templates().get_template("checks.html").render(_sanity_view(record))
     if isinstance(record, Gate):
         return _templates().get_template("gate.html").render(markdown.gate_view(record))
+    if isinstance(record, Benchmarks):
+        return _templates().get_template("benchmarks.html").render(markdown.benchmarks_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.html").render(_map_view(record, drawn))
     return _templates().get_template("report.html").render(_run_view(record))
@@ -96,7 +99,7 @@ def render(record: Record) -> str:
 
 def fragment(record: Record) -> str:
     """Render headline, summary and one figure, styled in place, so that a notebook's own page stays as it is."""
-    if isinstance(record, MachineReport | MemoryProfile | Verification | Sanity | Gate):
+    if isinstance(record, MachineReport | MemoryProfile | Verification | Sanity | Gate | Benchmarks):
         return render(record)
     if isinstance(record, Analysis):
         view = _analysis_view(record)
@@ -119,6 +122,7 @@ def _templates() -> jinja2.Environment:
     environment.filters["strong_factors"] = strong_factors
     environment.filters["tone"] = tone
     environment.filters["said"] = said
+    environment.filters["over_commits"] = lambda points: _picture(figures.over_commits(points))
     environment.globals["palette"] = figures.PALETTE
     return environment
 

@@ -12,6 +12,7 @@ import jinja2
 
 from cnnprof.records import (
     Analysis,
+    Benchmarks,
     Gate,
     MachineReport,
     MemoryProfile,
@@ -22,7 +23,7 @@ from cnnprof.records import (
     Training,
     Verification,
 )
-from cnnprof.reporting import checked, drawing, gated, learned, limits, maps, memories, tables, tree
+from cnnprof.reporting import benchmarks, checked, drawing, gated, learned, limits, maps, memories, tables, tree
 
 
 def render(record: Record) -> str:
@@ -41,6 +42,8 @@ def render(record: Record) -> str:
         return _templates().get_template("checks.md").render(_sanity_view(record))
     if isinstance(record, Gate):
         return _templates().get_template("gate.md").render(gate_view(record))
+    if isinstance(record, Benchmarks):
+        return _templates().get_template("benchmarks.md").render(benchmarks_view(record))
     if drawn := maps.of(record):
         return _templates().get_template("map.md").render(_map_view(record, drawn))
     return _templates().get_template("report.md").render(_run_view(record))
@@ -73,6 +76,24 @@ def gate_view(record: Gate) -> dict[str, object]:
         "models": gated.by_model(record),
         "changes": gated.changes(record),
         "foot": gated.foot(record),
+    }
+
+
+def benchmarks_view(record: Benchmarks) -> dict[str, object]:
+    """What the page of stored runs shows, in Markdown and, with pictures, in HTML."""
+    return {
+        "title": benchmarks.title(record),
+        "header": benchmarks.header(record),
+        "headline": benchmarks.sentences(record),
+        "bottom_line": "",
+        "doubts": (),
+        "table": benchmarks.table(record),
+        "tests": [
+            {"name": test, "points": points, "table": benchmarks.over_commits(points), "note": benchmarks.note(points)}
+            for test, points in benchmarks.series(record).items()
+            if len(points) > 1
+        ],
+        "foot": benchmarks.foot(record),
     }
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from cnnprof import units
 from cnnprof.records import (
     Analysis,
+    Benchmarks,
     Candidate,
     Check,
     Gate,
@@ -24,7 +25,7 @@ from cnnprof.records import (
     Training,
     Verification,
 )
-from cnnprof.reporting import checked, drawing, gated, learned, limits, maps, memories, tables, tree
+from cnnprof.reporting import benchmarks, checked, drawing, gated, learned, limits, maps, memories, tables, tree
 
 VERDICT_STYLES = {"faster": "green", "fewer": "green", "less": "green", "slower": "red", "more": "red"}
 
@@ -52,6 +53,8 @@ def renderable(
         return sanity(record)
     if isinstance(record, Gate):
         return gate(record)
+    if isinstance(record, Benchmarks):
+        return stored_runs(record)
     return machine(record) if isinstance(record, MachineReport) else run(record, show_work)
 
 
@@ -152,6 +155,13 @@ def gate(record: Gate) -> RenderableType:
         parts += [Text(changes.title, style="bold"), Fitted(changes), Text()]
     doubts = (doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in record.doubts)
     return Group(*parts, *map(Text, gated.sentences(record)), *doubts)
+
+
+def stored_runs(record: Benchmarks) -> RenderableType:
+    """The screen of pytest-benchmark's runs: the tests of the newest, and what changed."""
+    head = f"{benchmarks.title(record)} · {benchmarks.header(record)}"
+    said = map(Text, benchmarks.sentences(record))
+    return Group(Text(head), Text(), Fitted(benchmarks.table(record)), Text(), *said)
 
 
 def _rows(checks: Iterable[Check]) -> Grid:

@@ -1,0 +1,269 @@
+"""Stored runs of pytest-benchmark to rows of text and to sentences: one run, or tests over commits. No torch."""
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+
+from cnnprof import units
+from cnnprof.records import Benchmark, Benchmarked, BenchmarkRun, Benchmarks, Machine
+from cnnprof.reporting.tables import Table, known_columns
+
+Place = Machine | str
+"""What a time depends on: a machine, or what pytest-benchmark knows of it."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One test in one run."""
+
+    run: BenchmarkRun
+    timed: Benchmarked
+    place: Place
+    machine: int = 0
+    """Of its place among those of the test, from 0: times of two are not joined."""
+
+    @property
+    def label(self) -> str:
+        """1a2b3c4d, with a + where files differed from that commit; the run's number where there is none."""
+        commit = self.run.commit or ""
+        if not re.fullmatch("[0-9a-f]{8,}", commit):
+            return self.run.source.partition("_")[0].removesuffix(".json")
+        return f"{commit[:8]}{'+' if self.run.dirty else ''}"
+
+
+def series(record: Benchmarks) -> dict[str, list[Point]]:
+    """Return each test's runs, the oldest first."""
+    found: dict[str, list[Point]] = {}
+    for run in record.runs:
+        for timed in run.benchmarks:
+            before = found.setdefault(timed.test, [])
+            place = _place(run, timed)
+            places = list(dict.fromkeys([*(point.place for point in before), place]))
+            before.append(Point(run, timed, place, places.index(place)))
+    return found
+
+
+def _place(run: BenchmarkRun, timed: Benchmarked) -> Place:
+    """Say where a test ran, without the load of the moment."""
+    return replace(timed.found.machine, load=None) if timed.found else run.machine
+
+
+def last(record: Benchmarks) -> list[Point]:
+    """Return the tests of the newest run."""
+    run = record.runs[-1]
+    return [Point(run, timed, _place(run, timed)) for timed in run.benchmarks]
+
+
+def title(record: Benchmarks) -> str:
+    """Benchmarks of 1a2b3c4d; over several runs, Benchmarks over 5 runs."""
+    if len(record.runs) > 1:
+        return f"Benchmarks over {units.plural(len(record.runs), 'run')}"
+    return f"Benchmarks of {last(record)[0].label}"
+
+
+def header(record: Benchmarks) -> str:
+    """3 tests · 12 Nov 2026."""
+    days = list(dict.fromkeys(_day(run.created) for run in record.runs))
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"{units.plural(len(series(record)), 'test')} · {when}"
+
+
+def _day(moment: str) -> str:
+    try:
+        parsed = datetime.datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    return f"{parsed.day} {parsed:%b} {parsed.year}"
+
+
+def sentences(record: Benchmarks) -> tuple[str, ...]:
+    """Say how many models there are among the tests, and where their parameters or MACs changed."""
+    models = [point for point in last(record) if point.timed.found]
+    of = f"{units.integer(len(models))} of {units.plural(len(record.runs[-1].benchmarks), 'test')}"
+    what = "the others' times stand alone" if len(models) < len(record.runs[-1].benchmarks) else "none is another's"
+    said = (
+        f"{of} time a model of cnnprof's fixture; {what}." if models else "No test times a model of cnnprof's fixture."
+    )
+    return (said, *(step for test, points in series(record).items() for step in _steps(test, points)))
+
+
+def _steps(test: str, points: Sequence[Point]) -> Iterator[str]:
+    """test_forward: parameters +5.8 %, from 5,418 to 5,734, at 1a2b3c4d."""
+    known = [(point, point.timed.found) for point in points if point.timed.found]
+    for (_, before), (point, now) in pairwise(known):
+        changed = [
+            f"{label} {_change(then, here)}, from {_count(then)} to {_count(here)}"
+            for label, then, here in (("parameters", before.params, now.params), ("MACs", before.macs, now.macs))
+            if then != here
+        ]
+        if changed:
+            yield f"{short(test)}: {'; '.join(changed)}, at {point.label}."
+
+
+def short(test: str) -> str:
+    """tests/test_speed.py::test_forward -> test_forward."""
+    return test.rpartition("::")[2]
+
+
+def _change(before: float, now: float) -> str:
+    return units.change(now / before - 1) if before else units.UNKNOWN
+
+
+def _count(number: float) -> str:
+    return units.integer(int(number)) if number == int(number) else units.decimal(number, 1)
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def table(record: Benchmarks) -> Table:
+    """Lay the newest run out, a row a test."""
+    points = last(record)
+    columns = ("test", "model", "mode", "batch", *_numbers(points))
+    rows = tuple(
+        (short(point.timed.test), *_model(point.timed.found), *cells)
+        for point, cells in zip(points, _cells(points, points), strict=True)
+    )
+    droppable = ("rounds", "got, %", "CPU, %", "IQR", "batch")
+    return known_columns(Table(f"Benchmarks of {points[0].label}", columns, rows, _WORDS, droppable))
+
+
+_WORDS = frozenset({"test", "model", "mode", "commit", "when", "machine", "file"})
+
+
+def _model(found: Benchmark | None) -> tuple[str, str, str]:
+    if found is None:
+        return (units.UNKNOWN,) * 3
+    return found.model, found.mode, units.integer(found.batch_size)
+
+
+def over_commits(points: Sequence[Point]) -> Table:
+    """Lay one test out, a row a run; what changed since the run before stands beside the number."""
+    apart = len({point.machine for point in points}) > 1
+    columns = ("commit", "when", *_numbers(points), "machine")
+    before = [None, *points[:-1]]
+    rows = tuple(
+        (point.label, _day(point.run.committed or point.run.created), *cells, letter(point.machine) if apart else "")
+        for point, cells in zip(points, _cells(points, before), strict=True)
+    )
+    return known_columns(Table(short(points[0].timed.test), columns, rows, _WORDS))
+
+
+def _numbers(points: Sequence[Point]) -> tuple[str, ...]:
+    unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
+    return (
+        *("parameters", "MACs", "peak", f"median, {unit.name}", f"IQR, {unit.name}", "rounds"),
+        *("of the reference", "CPU, %", "got, %"),
+    )
+
+
+def _cells(points: Sequence[Point], before: Sequence[Point | None]) -> list[tuple[str, ...]]:
+    unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
+    digits = units.decimals_for(unit, [point.timed.median_s for point in points])
+    return [
+        (
+            *_counts(point.timed.found, then.timed.found if then else None),
+            units.in_unit(point.timed.median_s, unit, digits),
+            units.in_unit(point.timed.iqr_s, unit, digits),
+            units.integer(point.timed.rounds),
+            *_relative(point.timed.found),
+        )
+        for point, then in zip(points, before, strict=True)
+    ]
+
+
+def _counts(found: Benchmark | None, before: Benchmark | None) -> tuple[str, str, str]:
+    if found is None:
+        return (units.UNKNOWN,) * 3
+    then = before or found
+    return (
+        f"{units.integer(found.params)}{_since(then.params, found.params)}",
+        f"{units.count(found.macs)}{_since(then.macs, found.macs)}",
+        units.bytes_(found.peak_bytes),
+    )
+
+
+def _since(before: float, now: float) -> str:
+    return f" ({_change(before, now)})" if before != now else ""
+
+
+def _relative(found: Benchmark | None) -> tuple[str, str, str]:
+    if found is None:
+        return (units.UNKNOWN,) * 3
+    return (
+        units.factor(found.reference_ratio),
+        units.percent(found.cpu_share, 0),
+        units.percent(found.got_share, 0),
+    )
+
+
+# Machines ------------------------------------------------------------------------------------------------------------
+
+
+def letter(number: int) -> str:
+    """0 -> A."""
+    return chr(ord("A") + number % 26)
+
+
+def note(points: Sequence[Point]) -> str:
+    """Say how to read the table and the figure of one test."""
+    models = any(point.timed.found for point in points)
+    return " ".join(filter(None, (_OF_MODELS if models else _OF_OTHERS, machines_note(points))))
+
+
+_OF_MODELS = (
+    "Times are multiples of the reference, with 95 % intervals; hollow: the process did not get its processors."
+)
+_OF_OTHERS = "Times are medians of the rounds."
+
+
+def machines_note(points: Sequence[Point]) -> str:
+    """Machines ...: A: threads 2; B: threads 1. Empty where all runs are of one."""
+    places = list(dict.fromkeys(point.place for point in points))
+    if len(places) < 2:
+        return ""
+    told = "; ".join(f"{letter(number)}: {_told(place, places)}" for number, place in enumerate(places))
+    return f"Machines, whose times are not compared with each other: {told}."
+
+
+def _told(place: Place, places: Sequence[Place]) -> str:
+    """Say of a machine what the others have otherwise."""
+    if isinstance(place, str):
+        return place
+    others = [other for other in places if isinstance(other, Machine)]
+    names = [each.name for each in fields(Machine)]
+    differing = [name for name in names if any(getattr(other, name) != getattr(place, name) for other in others)]
+    return ", ".join(f"{name} {getattr(place, name)}" for name in differing) or _described(place)
+
+
+def _described(place: Place) -> str:
+    if isinstance(place, str):
+        return place
+    return (
+        f"{place.cpu}, {units.plural(place.threads, 'thread')}, {place.os}, Python {place.python}, torch {place.torch}"
+    )
+
+
+# Foot ----------------------------------------------------------------------------------------------------------------
+
+
+def foot(record: Benchmarks) -> tuple[tuple[str, str], ...]:
+    """Say where and how it was timed."""
+    points = [point for points in series(record).values() for point in points]
+    references = dict.fromkeys(point.timed.found.reference.name for point in points if point.timed.found)
+    method = (
+        "times are the medians and quartiles of pytest-benchmark's rounds; parameters, MACs (of a forward pass, per "
+        "image) and the predicted peak are exact"
+    )
+    reference = (
+        f"what a time is a multiple of, timed before and after each session of rounds: {', '.join(references)}. CPU is "
+        "the share of its threads that the process used, got what it had of the processors that it could have used"
+    )
+    return (
+        ("Files", ", ".join(run.source for run in record.runs)),
+        ("Machine", "; ".join(dict.fromkeys(_described(point.place) for point in points))),
+        ("Method", method),
+        *((("Reference", reference),) if references else ()),
+    )
