@@ -1444,6 +1444,12 @@ class Benchmark:
         return self.latency.got_share
 
     @property
+    def ci95_s(self) -> Interval | None:
+        """95 % interval of its time, for other runs too."""
+        bounds = self.latency.ci95_s
+        return bounds and statistics.widened(bounds, self.latency.median_s)
+
+    @property
     def reference_ratio(self) -> float:
         """Median time over that of the reference."""
         return self.latency.median_s / stdlib_statistics.median(self.reference.times_s)

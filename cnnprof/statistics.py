@@ -36,6 +36,10 @@ in twenty processes a pair over an hour, as the ratio's standard deviation betwe
 one thread, compute against memory-bound 15 % and 18 % (0.42), regular against bottleneck 5 % and 7 % (0.31); two
 threads, 10 % and 20 % (0.21), 5.5 % and 4 % (0.68), against small kernels 7 % and 10 % (0.32)."""
 
+RUNS_APART = 0.035
+"""Standard deviation, in logs, of times that tests took in processes apart, a second of rounds each, though nothing had
+changed. TODO"""
+
 LIKE = 0.25
 """Candidates whose times differ by less than this, in logs, are alike: what a run does to one it does to the other."""
 
@@ -93,6 +97,18 @@ def unlikeness(ratio: float) -> float:
     Like candidates meet the same: the layout of memory, the cache's and the processor's mood cancel in their ratio.
     """
     return 1 - math.exp(-((math.log(ratio) / LIKE) ** 2))
+
+
+def widened(bounds: Interval, center: float, runs: int = 1) -> Interval:
+    """Return the interval of a short run's time for other such runs; of the ratio of two, where `runs` is 2.
+
+    Sessions of a second or less do not show what differs from run to run: that is added to its arms, in squares.
+    """
+    from scipy.special import ndtri
+
+    apart = float(ndtri((1 + CONFIDENCE) / 2)) * RUNS_APART * math.sqrt(runs)
+    low, high = (math.hypot(math.log(bound / center), apart) for bound in bounds)
+    return center * math.exp(-low), center * math.exp(high)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ DERIVED: dict[type, tuple[str, ...]] = {
     records.Latency: ("median_s", "ci95_s", "cpu_share"),
     records.Benchmark: (
         *("model", "input_size", "batch_size", "params", "macs", "peak_bytes"),
-        *("cpu_share", "got_share", "reference_ratio"),
+        *("cpu_share", "got_share", "reference_ratio", "ci95_s"),
     ),
 }
 

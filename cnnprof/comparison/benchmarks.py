@@ -7,7 +7,8 @@ from typing import Literal
 from cnnprof import origin
 from cnnprof.comparison.gate import of_runs
 from cnnprof.comparison.limits import PEAKS, TIMES, Limit
-from cnnprof.records import Benchmark, Doubt, Gate, Profile
+from cnnprof.comparison.ratios import in_short_runs_apart
+from cnnprof.records import Benchmark, Doubt, Gate, GateResult, Profile
 
 ByTest = Mapping[str, Benchmark]
 """By pytest's name of the test, with its file."""
@@ -44,7 +45,15 @@ def held(
 def _held(limits: Sequence[Limit], test: str, before: Benchmark, now: Benchmark, against: str) -> Gate:
     name = _name(test, now)
     mine = [each for limit in limits if (each := _of(limit, test, now, name)) is not None]
-    return of_runs(mine, _document(before, name), _document(now, name), against)
+    gate = of_runs(mine, _document(before, name), _document(now, name), against, time_ratio=in_short_runs_apart)
+    return replace(gate, results=tuple(map(_hinted, gate.results)))
+
+
+def _hinted(result: GateResult) -> GateResult:
+    """Say what would tell, where an interval straddles its limit: longer rounds would not."""
+    if result.verdict != "inconclusive" or result.ci95 is None:
+        return result
+    return replace(result, message="runs apart differ by more; cnnprof gate --against REVISION times both side by side")
 
 
 def _name(test: str, benchmark: Benchmark) -> str:

@@ -69,16 +69,21 @@ def judged(
 
 
 def of_runs(
-    limits: Sequence[Limit], baseline: Run | None, run: Run, against: str, measured_s: float | None = None
+    limits: Sequence[Limit],
+    baseline: Run | None,
+    run: Run,
+    against: str,
+    measured_s: float | None = None,
+    time_ratio: TimeRatioOf = in_runs_apart,
 ) -> Gate:
     """Hold one run to another, or to nothing yet. Times of machines, or of settings, that differ are not compared."""
     if baseline is None:
-        return held(limits, (), run, against, in_runs_apart)
+        return held(limits, (), run, against, time_ratio)
     machines = differing(baseline.machine, run.machine)
     settings = [name for name in OF_TIMES if getattr(baseline.settings, name) != getattr(run.settings, name)]
     why = f"its machine is another: {', '.join(machines)}" if machines else ""
     why = why or (f"it was measured otherwise: {', '.join(settings)}" if settings else "")
-    return held(limits, baseline.profiles, run, against, in_runs_apart, measured_s, why)
+    return held(limits, baseline.profiles, run, against, time_ratio, measured_s, why)
 
 
 OF_TIMES = (

@@ -137,6 +137,17 @@ def in_runs_apart(
     return TimeRatio(math.exp(ratio_log), bounds, statistics.verdict(bounds, margin), sessions)
 
 
+def in_short_runs_apart(
+    baseline: Latency | None, candidate: Latency | None, margin: float, images: float
+) -> TimeRatio | None:
+    """Ratio of the times of two runs whose sessions are too short to show what differs from run to run."""
+    found = in_runs_apart(baseline, candidate, margin, images)
+    if found is None or found.ratio is None or found.ci95 is None:
+        return found
+    bounds = statistics.widened(found.ci95, found.ratio, runs=2)
+    return replace(found, ci95=bounds, verdict=statistics.verdict(bounds, margin))
+
+
 def on_machines_apart(
     baseline: Latency | None, candidate: Latency | None, margin: float, images: float
 ) -> TimeRatio | None:

@@ -121,10 +121,21 @@ def _count(number: float) -> str:
 def table(record: Benchmarks) -> Table:
     """Lay the newest run out, a row a test."""
     points = last(record)
-    columns = ("test", "model", "mode", "batch", *_numbers(points))
+    unit, digits = _time_unit(points)
+    columns = (
+        *("test", "model", "mode", "batch", "parameters", "MACs", "peak"),
+        *(f"median, {unit.name}", f"IQR, {unit.name}", "rounds", "of the reference", "CPU, %", "got, %"),
+    )
     rows = tuple(
-        (short(point.timed.test), *_model(point.timed.found), *cells)
-        for point, cells in zip(points, _cells(points, points), strict=True)
+        (
+            short(point.timed.test),
+            *_model(point.timed.found),
+            units.in_unit(point.timed.median_s, unit, digits),
+            units.in_unit(point.timed.iqr_s, unit, digits),
+            units.integer(point.timed.rounds),
+            *_processors(point.timed.found),
+        )
+        for point in points
     )
     droppable = ("rounds", "got, %", "CPU, %", "IQR", "batch")
     return known_columns(Table(f"Benchmarks of {points[0].label}", columns, rows, _WORDS, droppable))
@@ -133,70 +144,57 @@ def table(record: Benchmarks) -> Table:
 _WORDS = frozenset({"test", "model", "mode", "commit", "when", "machine", "file"})
 
 
-def _model(found: Benchmark | None) -> tuple[str, str, str]:
+def _model(found: Benchmark | None) -> tuple[str, ...]:
+    if found is None:
+        return (units.UNKNOWN,) * 6
+    counts = *_counts(found, None), units.bytes_(found.peak_bytes)
+    return found.model, found.mode, units.integer(found.batch_size), *counts
+
+
+def _processors(found: Benchmark | None) -> tuple[str, ...]:
     if found is None:
         return (units.UNKNOWN,) * 3
-    return found.model, found.mode, units.integer(found.batch_size)
+    shares = (units.percent(share, 0) for share in (found.cpu_share, found.got_share))
+    return units.factor(found.reference_ratio), *shares
 
 
 def over_commits(points: Sequence[Point]) -> Table:
     """Lay one test out, a row a run; what changed since the run before stands beside the number."""
     apart = len({point.machine for point in points}) > 1
-    columns = ("commit", "when", *_numbers(points), "machine")
-    before = [None, *points[:-1]]
+    unit, digits = _time_unit(points)
+    columns = ("commit", "when", "parameters", "MACs", f"median, {unit.name}", "of the reference", "machine")
     rows = tuple(
-        (point.label, _day(point.run.committed or point.run.created), *cells, letter(point.machine) if apart else "")
-        for point, cells in zip(points, _cells(points, before), strict=True)
+        (
+            point.label,
+            _day(point.run.committed or point.run.created),
+            *_counts(point.timed.found, before.timed.found if before else None),
+            units.in_unit(point.timed.median_s, unit, digits),
+            units.factor(point.timed.found.reference_ratio) if point.timed.found else units.UNKNOWN,
+            letter(point.machine) if apart else "",
+        )
+        for before, point in zip((None, *points), points, strict=False)
     )
     return known_columns(Table(short(points[0].timed.test), columns, rows, _WORDS))
 
 
-def _numbers(points: Sequence[Point]) -> tuple[str, ...]:
-    unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
-    return (
-        *("parameters", "MACs", "peak", f"median, {unit.name}", f"IQR, {unit.name}", "rounds"),
-        *("of the reference", "CPU, %", "got, %"),
-    )
+def _time_unit(points: Sequence[Point]) -> tuple[units.Unit, int]:
+    medians = [point.timed.median_s for point in points]
+    unit = units.column_unit(units.SECONDS, medians)
+    return unit, units.decimals_for(unit, medians)
 
 
-def _cells(points: Sequence[Point], before: Sequence[Point | None]) -> list[tuple[str, ...]]:
-    unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
-    digits = units.decimals_for(unit, [point.timed.median_s for point in points])
-    return [
-        (
-            *_counts(point.timed.found, then.timed.found if then else None),
-            units.in_unit(point.timed.median_s, unit, digits),
-            units.in_unit(point.timed.iqr_s, unit, digits),
-            units.integer(point.timed.rounds),
-            *_relative(point.timed.found),
-        )
-        for point, then in zip(points, before, strict=True)
-    ]
-
-
-def _counts(found: Benchmark | None, before: Benchmark | None) -> tuple[str, str, str]:
+def _counts(found: Benchmark | None, before: Benchmark | None) -> tuple[str, str]:
     if found is None:
-        return (units.UNKNOWN,) * 3
+        return units.UNKNOWN, units.UNKNOWN
     then = before or found
     return (
         f"{units.integer(found.params)}{_since(then.params, found.params)}",
         f"{units.count(found.macs)}{_since(then.macs, found.macs)}",
-        units.bytes_(found.peak_bytes),
     )
 
 
 def _since(before: float, now: float) -> str:
     return f" ({_change(before, now)})" if before != now else ""
-
-
-def _relative(found: Benchmark | None) -> tuple[str, str, str]:
-    if found is None:
-        return (units.UNKNOWN,) * 3
-    return (
-        units.factor(found.reference_ratio),
-        units.percent(found.cpu_share, 0),
-        units.percent(found.got_share, 0),
-    )
 
 
 # Machines ------------------------------------------------------------------------------------------------------------
@@ -211,6 +209,10 @@ def note(points: Sequence[Point]) -> str:
     """Say how to read the table and the figure of one test."""
     models = any(point.timed.found for point in points)
     return " ".join(filter(None, (_OF_MODELS if models else _OF_OTHERS, machines_note(points))))
+
+
+def _files(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}, {len(names)} of them"
 
 
 _OF_MODELS = (
@@ -262,7 +264,7 @@ def foot(record: Benchmarks) -> tuple[tuple[str, str], ...]:
         "the share of its threads that the process used, got what it had of the processors that it could have used"
     )
     return (
-        ("Files", ", ".join(run.source for run in record.runs)),
+        ("Files", _files([run.source for run in record.runs])),
         ("Machine", "; ".join(dict.fromkeys(_described(point.place) for point in points))),
         ("Method", method),
         *((("Reference", reference),) if references else ()),

@@ -913,7 +913,7 @@ def _draw_machine(axes: Axes, points: Sequence[benchmarks.Point], number: int, u
     known = [(x, height, found) for x, height, found in mine if height is not None]
     axes.plot([x for x, _, _ in known], [height for _, height, _ in known], color=colour, linewidth=1.2)
     for x, height, found in known:
-        bounds = found.latency.ci95_s if found else None
+        bounds = found.ci95_s if found else None
         if found and bounds:
             axes.plot([x, x], [height * end / found.latency.median_s for end in bounds], color=colour, linewidth=2.2)
         face = "none" if found and not bounds else colour
