@@ -41,7 +41,9 @@ def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
             machine=_machine(document["machine_info"]),
             benchmarks=tuple(_benchmarked(each, models.get(each["fullname"])) for each in document["benchmarks"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except UsageError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(f"{source}: not a whole run of pytest-benchmark: {said(error)}") from None
 
 

@@ -147,7 +147,11 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
             seconds, rounds = float(_option(request, "max_time")), int(_option(request, "min_rounds"))
             found = timed(benchmark, subject, settings, loss, seconds, rounds)
         except UsageError as error:
-            pytest.fail(str(error), pytrace=False)
+            problem = str(error)
+        else:
+            problem = ""
+        if problem:  # out here, so that pytest shows no exception behind it
+            pytest.fail(problem, pytrace=False)
         if found is not None:
             benchmark.extra_info[benchmarked.KEY] = store.to_document(found)
             request.config.stash[_SESSION].found[request.node.nodeid] = found

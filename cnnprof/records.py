@@ -1395,6 +1395,11 @@ class Benchmark:
     machine: Machine
     reference: Reference
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where a number is missing that every benchmark has."""
+        if self.profile.analysis is None or self.profile.latency[self.mode] is None or not self.reference.times_s:
+            raise ValueError("its analysis, its latency or its reference is missing")
+
     @property
     def model(self) -> str:
         """The model as it was named."""

@@ -124,7 +124,7 @@ def table(record: Benchmarks) -> Table:
     unit, digits = _time_unit(points)
     columns = (
         *("test", "model", "mode", "batch", "parameters", "MACs", "peak"),
-        *(f"median, {unit.name}", f"IQR, {unit.name}", "rounds", "of the reference", "CPU, %", "got, %"),
+        *(f"median, {unit.name}", f"IQR, {unit.name}", "rounds", "relative", "CPU, %", "got, %"),
     )
     rows = tuple(
         (
@@ -162,7 +162,7 @@ def over_commits(points: Sequence[Point]) -> Table:
     """Lay one test out, a row a run; what changed since the run before stands beside the number."""
     apart = len({point.machine for point in points}) > 1
     unit, digits = _time_unit(points)
-    columns = ("commit", "when", "parameters", "MACs", f"median, {unit.name}", "of the reference", "machine")
+    columns = ("commit", "when", "parameters", "MACs", f"median, {unit.name}", "relative", "machine")
     rows = tuple(
         (
             point.label,
@@ -216,7 +216,8 @@ def _files(names: Sequence[str]) -> str:
 
 
 _OF_MODELS = (
-    "Times are multiples of the reference, with 95 % intervals; hollow: the process did not get its processors."
+    "Drawn are times relative to the reference, with their 95 % intervals for other runs too; hollow: the process did "
+    "not get its processors."
 )
 _OF_OTHERS = "Times are medians of the rounds."
 
@@ -260,8 +261,9 @@ def foot(record: Benchmarks) -> tuple[tuple[str, str], ...]:
         "image) and the predicted peak are exact"
     )
     reference = (
-        f"what a time is a multiple of, timed before and after each session of rounds: {', '.join(references)}. CPU is "
-        "the share of its threads that the process used, got what it had of the processors that it could have used"
+        f"{', '.join(references)}; timed before and after each session of rounds. Relative is a time as a multiple of "
+        "it. CPU is the share of its threads that the process used, got what it had of the processors that it could "
+        "have used"
     )
     return (
         ("Files", _files([run.source for run in record.runs])),

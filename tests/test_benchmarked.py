@@ -1,0 +1,210 @@
+"""What pytest-benchmark stored, to reports: one run, tests over commits, others' benchmarks, and what is no run."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from cnnprof import UsageError, benchmarked, reporting, store
+from cnnprof.records import (
+    Analysis,
+    Benchmark,
+    Benchmarks,
+    ByMode,
+    Candidate,
+    Latency,
+    Machine,
+    Memory,
+    Reference,
+    Settings,
+    Totals,
+)
+from cnnprof.reporting import benchmarks, figures
+
+MACHINE = Machine(
+    cpu="a processor", physical_cores=2, logical_cores=2, threads=2, memory_bytes=8 * 2**30, os="Linux",
+    python="3.11.7", torch="2.14.1", device="cpu", device_name=None, cuda=None, load=0.1, allocator="kept",
+)  # fmt: skip
+
+
+def model(params: int, macs: int, median_s: float, machine: Machine = MACHINE, waited: float = 0.0) -> Benchmark:
+    totals = Totals(params, params, 0, macs, 64, 4 * params, 1024, 1024)
+    times = Latency(((median_s,),) * 5, (0.9,) * 5, (waited,) * 5)
+    found = Candidate(
+        "net", Analysis("net", (3, 8, 8), 1, totals, 1.0, (), ()), latency=ByMode(times),
+        memory=ByMode(Memory(3 * 2**20, 0)), batch_size=4,
+    )  # fmt: skip
+    return Benchmark(found, "inference", Settings(batch_size=4), machine, Reference("a product/1", (0.002,) * 6))
+
+
+def entry(name: str, median_s: float, found: Benchmark | None = None) -> dict[str, object]:
+    extra = {"theirs": 1} | ({"cnnprof": store.to_document(found)} if found else {})
+    stats = {"median": median_s, "iqr": median_s / 10, "rounds": 50, "min": median_s, "mean": median_s}
+    return {"name": name, "fullname": f"tests/test_it.py::{name}", "extra_info": extra, "stats": stats}
+
+
+def document(day: int, *entries, commit: str = "", dirty: bool = False) -> dict[str, object]:
+    return {
+        "machine_info": {
+            "node": "hostname-of-mine", "system": "Linux", "release": "6.1", "python_version": "3.11.7",
+            "cpu": {"brand_raw": "a processor"},
+        },
+        "commit_info": {"id": commit or f"{day:x}" * 40, "time": f"2026-11-{day:02}T10:00:00+01:00", "dirty": dirty},
+        "benchmarks": list(entries),
+        "datetime": f"2026-12-{31 - day:02}T10:00:00+00:00",
+        "version": "5.3.1",
+    }  # fmt: skip
+
+
+def history(**other) -> Benchmarks:
+    """The network grows by a tenth at the second commit; the third ran on another machine."""
+    elsewhere = replace(MACHINE, torch="2.15.0")
+    runs = [
+        document(1, entry("test_net", 0.004, model(1000, 5000, 0.004)), entry("test_sum", 1e-5)),
+        document(2, entry("test_net", 0.005, model(1100, 6000, 0.005)), entry("test_sum", 1.1e-5), dirty=True),
+        document(3, entry("test_net", 0.003, model(1100, 6000, 0.003, elsewhere)), entry("test_sum", 1.2e-5)),
+    ]
+    found = [Benchmarks((benchmarked.run_of(each, f"{i:04}_run.json"),)) for i, each in enumerate(runs, 1)]
+    return benchmarked.together(found[::-1])  # in whatever order files are named
+
+
+def saved(tmp_path, *documents):
+    for number, each in enumerate(documents, 1):
+        (tmp_path / f"{number:04}_run.json").write_text(json.dumps(each))
+    return tmp_path
+
+
+def row(table, first: str) -> dict[str, str]:
+    return dict(zip(table.columns, next(cells for cells in table.rows if cells[0] == first), strict=True))
+
+
+def test_one_run_is_a_table_of_its_tests(tmp_path):
+    times = [entry("test_net", 0.004, model(1000, 5000, 0.004)), entry("test_sum", 1e-5)]
+    path = saved(tmp_path, document(1, *times)) / "0001_run.json"
+    record = reporting.load(path)
+    assert isinstance(record, Benchmarks)
+    table = benchmarks.table(record)
+    net, other = row(table, "test_net"), row(table, "test_sum")
+    assert (net["model"], net["parameters"], net["MACs"], net["peak"]) == ("net", "1,000", "5.00 k", "3.00 MiB")
+    assert (net["median, ms"], net["IQR, ms"], net["relative"]) == ("4.000", "0.400", "2.0x")  # 4 ms over 2 ms
+    assert (net["CPU, %"], net["got, %"], net["batch"]) == ("90", "100", "4")
+    assert (other["model"], other["parameters"], other["median, ms"], other["relative"]) == ("-", "-", "0.010", "-")
+    for text in (reporting.as_markdown(record), reporting.as_html(record), reporting.as_text(record)):
+        assert "test_sum" in text
+        assert "1 of 2 tests time a model" in " ".join(text.split())
+        assert "hostname-of-mine" not in text
+
+
+def test_runs_stand_in_the_order_of_their_commits():
+    assert [run.source for run in history().runs] == ["0001_run.json", "0002_run.json", "0003_run.json"]
+
+
+def test_a_step_of_parameters_and_macs_is_told_with_its_commit():
+    record = history()
+    assert "test_net: parameters +10.0 %, from 1,000 to 1,100; MACs +20.0 %, from 5,000 to 6,000, at 22222222+." in (
+        benchmarks.sentences(record)
+    )
+    points = benchmarks.series(record)["tests/test_it.py::test_net"]
+    second = row(benchmarks.over_commits(points), "22222222+")
+    assert (second["parameters"], second["MACs"]) == ("1,100 (+10.0 %)", "6.00 k (+20.0 %)")
+    assert (second["when"], second["relative"], second["machine"]) == ("2 Nov 2026", "2.5x", "A")
+    assert row(benchmarks.over_commits(points), "33333333")["machine"] == "B"
+    assert "A: torch 2.14.1; B: torch 2.15.0" in benchmarks.note(points)
+
+
+def lines_of(picture: str) -> list[int]:
+    """Count the places that each coloured line of the lower panel joins."""
+    paths = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--cnnprof-[3-6]', picture)
+    return [path.count("L") + 1 for path in paths]
+
+
+def test_times_of_different_machines_are_not_joined_by_a_line():
+    points = benchmarks.series(history())["tests/test_it.py::test_net"]
+    apart = figures.over_commits(points)
+    assert max(lines_of(apart)) == 2  # the first two runs; intervals join two ends as well
+    assert ">A<" in apart
+    assert ">B<" in apart
+    together = figures.over_commits([replace(point, machine=0) for point in points])
+    assert max(lines_of(together)) == 3
+    assert ">A<" not in together
+
+
+def test_others_tests_have_a_figure_too():
+    points = benchmarks.series(history())["tests/test_it.py::test_sum"]
+    picture = figures.over_commits(points)
+    assert max(lines_of(picture)) == 3
+    assert "median, µs" in picture
+    assert "parameters" not in picture
+    assert "parameters" not in benchmarks.over_commits(points).columns
+
+
+def test_a_run_that_was_starved_is_drawn_hollow():
+    runs = [document(day, entry("test_net", 0.004, model(10, 10, 0.004, waited=0.3))) for day in (1, 2)]
+    record = benchmarked.together([Benchmarks((benchmarked.run_of(each, "it"),)) for each in runs])
+    (points,) = benchmarks.series(record).values()
+    assert points[0].timed.found.ci95_s is None
+    assert "fill: none; stroke: var(--cnnprof-3" in figures.over_commits(points)
+
+
+def test_several_runs_make_one_report(typed, tmp_path):
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    saved(folder, *(document(day, entry("test_net", 0.004, model(10 * day, 10, 0.004))) for day in (1, 2)))
+    code, out, _ = typed("report", tmp_path)
+    assert code == 0
+    assert "benchmarks.html" in out
+    assert "10 (+" not in (folder / "benchmarks.md").read_text()
+    assert "20 (+100.0 %)" in (folder / "benchmarks.md").read_text()
+    assert "<svg" in (folder / "benchmarks.html").read_text()
+    files = sorted(folder.glob("0*.json"))
+    assert typed("report", *files, "-o", tmp_path / "both.csv")[0] == 0
+    rows = (tmp_path / "both.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert typed("report", files[0])[0] == 0
+    assert (folder / "0001_run.html").exists()
+
+
+def test_a_record_of_runs_is_read_again():
+    record = history()
+    assert store.from_document(json.loads(store.to_json(record))) == record
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not JSON, or cut off"),
+        (json.dumps(document(1, entry("test_net", 1.0)))[:-40], "not JSON, or cut off"),
+        (json.dumps(document(1)), "a run of pytest-benchmark in which nothing was timed"),
+        ('{"machine_info": {}, "benchmarks": [{"fullname": "a", "extra_info": {}}]}', "not a whole run of pytest-b"),
+        ('{"machine_info": [], "benchmarks": 5, "datetime": ""}', "not a whole run of pytest-benchmark"),
+        (
+            json.dumps(document(1, entry("a", 1.0) | {"stats": {"median": "x", "iqr": 1, "rounds": 1}})),
+            "not a whole run",
+        ),
+        ('{"benchmarks": []}', "its schema is None"),
+        (
+            json.dumps(document(1, entry("a", 1.0) | {"extra_info": {"cnnprof": {"schema": "cnnprof.benchmark/2"}}})),
+            "cnnprof.benchmark/2 is not of this cnnprof",
+        ),
+    ],
+)
+def test_what_is_no_run_is_refused_in_one_line(tmp_path, text, said):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(said)) as refused:
+        reporting.load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_runs_is_refused(typed, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = typed("report", tmp_path / "empty")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a folder without a saved run" in err
+
+
+def test_names_of_tests_are_no_markup():
+    found = benchmarked.run_of(document(1, entry("test[<b>&]", 1.0)), "it")
+    assert "<b>&" not in reporting.as_html(Benchmarks((found,)))
+    assert "<b>&" not in reporting.as_markdown(Benchmarks((found,)))
