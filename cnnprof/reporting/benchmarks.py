@@ -86,10 +86,17 @@ def sentences(record: Benchmarks) -> tuple[str, ...]:
     said = (
         f"{of} time a model of cnnprof's fixture; {what}." if models else "No test times a model of cnnprof's fixture."
     )
-    return (said, *(step for test, points in series(record).items() for step in _steps(test, points)))
+    steps = [step for test, points in series(record).items() for step in _steps(test, points)]
+    newest = sorted(steps, key=lambda step: -record.runs.index(step[0]))
+    more = len(steps) - _MOST_STEPS
+    earlier = (f"{units.plural(more, 'earlier change')} stand in the tables below.",) if more > 0 else ()
+    return (said, *(words for _, words in newest[:_MOST_STEPS]), *earlier)
 
 
-def _steps(test: str, points: Sequence[Point]) -> Iterator[str]:
+_MOST_STEPS = 6
+
+
+def _steps(test: str, points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, str]]:
     """test_forward: parameters +5.8 %, from 5,418 to 5,734, at 1a2b3c4d."""
     known = [(point, point.timed.found) for point in points if point.timed.found]
     for (_, before), (point, now) in pairwise(known):
@@ -99,7 +106,7 @@ def _steps(test: str, points: Sequence[Point]) -> Iterator[str]:
             if then != here
         ]
         if changed:
-            yield f"{short(test)}: {'; '.join(changed)}, at {point.label}."
+            yield point.run, f"{short(test)}: {'; '.join(changed)}, at {point.label}."
 
 
 def short(test: str) -> str:
@@ -138,7 +145,8 @@ def table(record: Benchmarks) -> Table:
         for point in points
     )
     droppable = ("rounds", "got, %", "CPU, %", "IQR", "batch")
-    return known_columns(Table(f"Benchmarks of {points[0].label}", columns, rows, _WORDS, droppable))
+    title = "Tests" if len(record.runs) == 1 else f"The newest run, {points[0].label}"
+    return known_columns(Table(title, columns, rows, _WORDS, droppable))
 
 
 _WORDS = frozenset({"test", "model", "mode", "commit", "when", "machine", "file"})
