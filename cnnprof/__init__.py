@@ -15,6 +15,7 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     checkup       those questions, put to a model
     learning      models that learn side by side
     profiling     the sentence that calls them all
+    rounds        a model in the rounds of pytest-benchmark, where pytest_plugin brings it in
     cli           arguments, screen, exit codes
 
 Below them lie records (the nouns), steps (the calls that are measured and predicted), units, statistics, store (JSON),

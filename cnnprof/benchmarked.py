@@ -17,21 +17,18 @@ def is_stored_run(document: Any) -> bool:
     return isinstance(document, dict) and {"benchmarks", "machine_info"} <= document.keys()
 
 
-def models_in(document: Mapping[str, Any], source: str) -> dict[str, Benchmark]:
-    """Return the models of a stored run by the tests that timed them. Raises UsageError for what is not read here."""
-    return {
-        each["fullname"]: store.part_of(each["extra_info"][KEY], f"{source}, {each['name']}")
-        for each in document["benchmarks"]
-        if KEY in each["extra_info"]
-    }
+def read(document: Mapping[str, Any], source: str) -> Benchmarks:
+    """Turn a stored run into a record of it alone. Raises UsageError where it is empty, or not whole."""
+    run = run_of(document, source)
+    if not run.benchmarks:
+        raise UsageError(f"{source}: a run of pytest-benchmark in which nothing was timed")
+    return Benchmarks((run,))
 
 
 def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
-    """Turn a stored run into a record. Raises UsageError where it is empty, or not whole."""
-    if not document["benchmarks"]:
-        raise UsageError(f"{source}: a run of pytest-benchmark in which nothing was timed")
+    """Turn a stored run into a record. Raises UsageError where it is not whole, or of another schema."""
     try:
-        models, commit = models_in(document, source), document.get("commit_info") or {}
+        commit = document.get("commit_info") or {}
         return BenchmarkRun(
             source=Path(source).name,
             created=str(document["datetime"]),
@@ -39,7 +36,7 @@ def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
             committed=commit.get("time"),
             dirty=bool(commit.get("dirty")),
             machine=_machine(document["machine_info"]),
-            benchmarks=tuple(_benchmarked(each, models.get(each["fullname"])) for each in document["benchmarks"]),
+            benchmarks=tuple(_benchmarked(each, source) for each in document["benchmarks"]),
         )
     except UsageError:
         raise
@@ -47,8 +44,9 @@ def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
         raise UsageError(f"{source}: not a whole run of pytest-benchmark: {said(error)}") from None
 
 
-def _benchmarked(entry: Mapping[str, Any], found: Benchmark | None) -> Benchmarked:
-    stats = entry["stats"]
+def _benchmarked(entry: Mapping[str, Any], source: str) -> Benchmarked:
+    stats, ours = entry["stats"], entry["extra_info"].get(KEY)
+    found = store.part_of(ours, f"{source}, {entry['name']}") if ours else None
     return Benchmarked(entry["fullname"], float(stats["median"]), float(stats["iqr"]), int(stats["rounds"]), found)
 
 

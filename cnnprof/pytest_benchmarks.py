@@ -3,7 +3,9 @@
 PYTEST_DONT_REWRITE
 """
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,8 +57,9 @@ class Session:
         theirs: Any = config.pluginmanager.get_plugin("pytest-benchmark")
         runs = theirs.storage.load(*([asked] if isinstance(asked, str) else []))
         for path, document in list(runs)[-1:]:
-            self.against = path.stem
-            self.stored = benchmarked.models_in(document, str(path))
+            run = benchmarked.run_of(document, str(path))
+            self.against = re.sub("([0-9a-f]{12})[0-9a-f]{28}", r"\1", Path(path).stem)  # as git shortens a revision
+            self.stored = {timed.test: timed.found for timed in run.benchmarks if timed.found}
 
     def judge(self) -> int:
         """Hold what was found to the limits; return pytest's exit status."""

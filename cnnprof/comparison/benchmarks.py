@@ -50,10 +50,14 @@ def _held(limits: Sequence[Limit], test: str, before: Benchmark, now: Benchmark,
 
 
 def _hinted(result: GateResult) -> GateResult:
-    """Say what would tell, where an interval straddles its limit: longer rounds would not."""
-    if result.verdict != "inconclusive" or result.ci95 is None:
+    """Say what would tell, where a time is inconclusive: more rounds would not."""
+    if result.verdict != "inconclusive" or result.metric not in TIMES:
         return result
-    return replace(result, message="runs apart differ by more; cnnprof gate --against REVISION times both side by side")
+    return replace(result, message=_STARVED if result.ci95 is None else _APART)
+
+
+_STARVED = "the process did not get its CPUs, then or now; close other programs, or give the fixture threads=1"
+_APART = "runs apart differ by more; cnnprof gate --against REVISION times both side by side"
 
 
 def _name(test: str, benchmark: Benchmark) -> str:

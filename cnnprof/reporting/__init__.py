@@ -90,7 +90,7 @@ def load(path: str | Path) -> Record:
     """Read a record that was saved as JSON, or pytest-benchmark's. Raises UsageError where the file is neither."""
     document = store.document_in(Path(path))
     if benchmarked.is_stored_run(document):
-        return Benchmarks((benchmarked.run_of(document, str(path)),))
+        return benchmarked.read(document, str(path))
     return store.from_document(document, str(path))
 
 
