@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprof import store
 from cnnprof.errors import UsageError, said
-from cnnprof.records import Benchmark, Benchmarked, BenchmarkRun, Benchmarks
+from cnnprof.records import Benchmarked, BenchmarkRun, Benchmarks
 
 KEY = "cnnprof"
 """Of a benchmark's extra_info, what is ours."""
