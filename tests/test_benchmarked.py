@@ -110,7 +110,7 @@ def test_a_step_of_parameters_and_macs_is_told_with_its_commit():
     assert (second["parameters"], second["MACs"]) == ("1,100 (+10.0 %)", "6.00 k (+20.0 %)")
     assert (second["when"], second["relative"], second["machine"]) == ("2 Nov 2026", "2.5x", "A")
     assert row(benchmarks.over_commits(points), "33333333")["machine"] == "B"
-    assert "A: torch 2.14.1; B: torch 2.15.0" in benchmarks.note(points)
+    assert "A: torch 2.14.1; B: torch 2.15.0" in benchmarks.machines_note(points)
 
 
 def lines_of(picture: str) -> list[int]:

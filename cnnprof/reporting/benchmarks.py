@@ -80,12 +80,10 @@ def _day(moment: str) -> str:
 
 def sentences(record: Benchmarks) -> tuple[str, ...]:
     """Say how many models there are among the tests, and where their parameters or MACs changed."""
-    models = [point for point in last(record) if point.timed.found]
-    of = f"{units.integer(len(models))} of {units.plural(len(record.runs[-1].benchmarks), 'test')}"
-    what = "the others' times stand alone" if len(models) < len(record.runs[-1].benchmarks) else "none is another's"
-    said = (
-        f"{of} time a model of cnnprof's fixture; {what}." if models else "No test times a model of cnnprof's fixture."
-    )
+    tests = record.runs[-1].benchmarks
+    models = sum(timed.found is not None for timed in tests)
+    of = "Every test times" if models == len(tests) else f"{models} of {units.plural(len(tests), 'test')} time"
+    said = f"{of} a model{'' if models == len(tests) else '; the times of others stand alone'}."
     steps = [step for test, points in series(record).items() for step in _steps(test, points)]
     newest = sorted(steps, key=lambda step: -record.runs.index(step[0]))
     more = len(steps) - _MOST_STEPS
@@ -213,21 +211,19 @@ def letter(number: int) -> str:
     return chr(ord("A") + number % 26)
 
 
-def note(points: Sequence[Point]) -> str:
-    """Say how to read the table and the figure of one test."""
-    models = any(point.timed.found for point in points)
-    return " ".join(filter(None, (_OF_MODELS if models else _OF_OTHERS, machines_note(points))))
-
-
 def _files(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}, {len(names)} of them"
 
 
+def caption(points: Sequence[Point]) -> str:
+    """Say how to read the figure of one test."""
+    return _OF_MODELS if any(point.timed.found for point in points) else "Medians of the rounds, by run."
+
+
 _OF_MODELS = (
-    "Drawn are times relative to the reference, with their 95 % intervals for other runs too; hollow: the process did "
-    "not get its processors."
+    "Times are relative to the reference, with 95 % intervals for other runs too; hollow: the process did not get its "
+    "processors."
 )
-_OF_OTHERS = "Times are medians of the rounds."
 
 
 def machines_note(points: Sequence[Point]) -> str:

@@ -69,12 +69,12 @@ def _sentence(result: GateResult) -> str:
     about = f"{result.model}: {label(result.metric)}"
     if result.change is None:
         known = result.baseline is not None and result.candidate is not None
-        grew = (
-            f"grew from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
+        went = (
+            f"went from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
             if known
             else ""
         )
-        return f"{about} {'; '.join(filter(None, (grew, result.message)))}{_where(result)}."
+        return f"{about} {'; '.join(filter(None, (went, result.message)))}{_where(result)}."
     change = units.change(result.change, result.ci95)
     limit = f"{units.change(result.limit)} is the limit" if result.limit else "none is allowed"
     numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"

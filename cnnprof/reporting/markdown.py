@@ -89,7 +89,13 @@ def benchmarks_view(record: Benchmarks) -> dict[str, object]:
         "doubts": (),
         "table": benchmarks.table(record),
         "tests": [
-            {"name": test, "points": points, "table": benchmarks.over_commits(points), "note": benchmarks.note(points)}
+            {
+                "name": test,
+                "points": points,
+                "caption": benchmarks.caption(points),
+                "table": benchmarks.over_commits(points),
+                "note": benchmarks.machines_note(points),
+            }
             for test, points in benchmarks.series(record).items()
             if len(points) > 1
         ],
