@@ -144,6 +144,7 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
         from cnnprof.rounds import benchmarked as timed
         from cnnprof.subjects import settings_of, subject_of
 
+        found, problem = None, ""
         try:
             subject = subject_of(None, model, input_size, batch_size, inputs)
             settings = settings_of(input_size, batch_size, _settings(options, mode), loss)
@@ -151,8 +152,6 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
             found = timed(benchmark, subject, settings, loss, seconds, rounds)
         except UsageError as error:
             problem = str(error)
-        else:
-            problem = ""
         if problem:  # out here, so that pytest shows no exception behind it
             pytest.fail(problem, pytrace=False)
         if found is not None:

@@ -1411,9 +1411,9 @@ class Benchmark:
         return self._analysis.input_size
 
     @property
-    def batch_size(self) -> int:
+    def batch_size(self) -> int | None:
         """Images in a call."""
-        return self.settings.batch_size
+        return self.profile.batch_size
 
     @property
     def params(self) -> int:

@@ -49,12 +49,13 @@ def benchmarked(
         sessions = _Sessions(make, own, clock or latency.Clock())
         times = sessions.run(fixture, seconds, least_rounds)
         here = machine.describe(own.device, own.allocator)
+    analysis = profiling.analyzed(subject)
     found = Candidate(
         name=subject.name,
-        analysis=replace(profiling.analyzed(subject), working=(), structure=None),
+        analysis=replace(analysis, working=(), structure=None),
         latency=ByMode(**{mode: times}),
         memory=footprint.predicted_peaks(subject, own, [mode], loss),
-        batch_size=own.batch_size,
+        batch_size=analysis.batch_size if subject.own_inputs else own.batch_size,
         settings=subject.own,
     )
     return Benchmark(found, mode, own, here, Reference(REFERENCE, tuple(sessions.reference_s)))

@@ -140,11 +140,20 @@ def test_others_tests_have_a_figure_too():
 
 
 def test_a_run_that_was_starved_is_drawn_hollow():
-    runs = [document(day, entry("test_net", 0.004, model(10, 10, 0.004, waited=0.3))) for day in (1, 2)]
-    record = benchmarked.together([Benchmarks((benchmarked.run_of(each, "it"),)) for each in runs])
-    (points,) = benchmarks.series(record).values()
-    assert points[0].timed.found.ci95_s is None
-    assert "fill: none; stroke: var(--cnnprof-3" in figures.over_commits(points)
+    def drawn(waited: float) -> str:
+        runs = [document(day, entry("test_net", 0.004, model(10, 10, 0.004, waited=waited))) for day in (1, 2)]
+        record = benchmarked.together([Benchmarks((benchmarked.run_of(each, "it"),)) for each in runs])
+        (points,) = benchmarks.series(record).values()
+        assert (points[0].timed.found.ci95_s is None) == (waited > 0.1)
+        return figures.over_commits(points)
+
+    assert "fill: var(--cnnprof-3" in drawn(0.0)
+    assert "fill: var(--cnnprof-3" not in drawn(0.3)
+
+
+def test_a_time_far_below_the_reference_is_no_zero():
+    run = benchmarked.run_of(document(1, entry("test_net", 2.5e-6, model(10, 10, 2.5e-6))), "it")
+    assert row(benchmarks.table(Benchmarks((run,))), "test_net")["relative"] == "0.00125x"  # 2.5 µs over 2 ms
 
 
 def test_several_runs_make_one_report(typed, tmp_path):

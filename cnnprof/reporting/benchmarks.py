@@ -161,7 +161,12 @@ def _processors(found: Benchmark | None) -> tuple[str, ...]:
     if found is None:
         return (units.UNKNOWN,) * 3
     shares = (units.percent(share, 0) for share in (found.cpu_share, found.got_share))
-    return units.factor(found.reference_ratio), *shares
+    return _relative(found), *shares
+
+
+def _relative(found: Benchmark) -> str:
+    ratio = found.reference_ratio
+    return units.factor(ratio) if ratio >= 0.1 else f"{units.short(ratio)}x"
 
 
 def over_commits(points: Sequence[Point]) -> Table:
@@ -175,7 +180,7 @@ def over_commits(points: Sequence[Point]) -> Table:
             _day(point.run.committed or point.run.created),
             *_counts(point.timed.found, before.timed.found if before else None),
             units.in_unit(point.timed.median_s, unit, digits),
-            units.factor(point.timed.found.reference_ratio) if point.timed.found else units.UNKNOWN,
+            _relative(point.timed.found) if point.timed.found else units.UNKNOWN,
             letter(point.machine) if apart else "",
         )
         for before, point in zip((None, *points), points, strict=False)
