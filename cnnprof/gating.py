@@ -171,7 +171,11 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
         for worker in workers:
             stack.callback(worker.close)
             worker.start(_open, _within(asked, working, worker.checkout), str(worker.checkout.root), str(working.root))
-        before, now = ([*worker.result()] for worker in workers)
+        try:
+            before = list(workers[0].result())
+        except UsageError as error:
+            raise UsageError(f"{revision}: {error}") from None
+        now = list(workers[1].result())
         names = [candidate.name for candidate in before]
         if asked.times and names:
             times = _timed(asked, names, workers, progress)
