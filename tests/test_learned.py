@@ -14,6 +14,7 @@ from cnnprof.records import (
     DataSet,
     Depth,
     Doubt,
+    FitResult,
     LayerNorms,
     Learner,
     Training,
@@ -144,6 +145,12 @@ def test_a_data_frame_has_a_row_for_each_epoch_with_what_was_spent_by_then():
     assert (last.epoch, last.train_loss, last.test_accuracy_percent) == (3, 0.5, 80.0)
     assert (last.train_s, last.images_seen, last.macs_spent) == (12.0, 300, 1_800_000_000)
     assert reporting.as_csv(training()).count("\n") == 13
+
+
+def test_what_a_trainer_gives_is_a_row_an_epoch():
+    frame = reporting.to_dataframe(FitResult(2, [2.0, 1.0], [41.0, 61.0], [2.5, 1.5], [40.0, 60.0]))
+    assert [*frame.columns] == ["epoch", "train_loss", "train_accuracy_percent", "test_loss", "test_accuracy_percent"]
+    assert frame.values.tolist() == [[1, 2.0, 41.0, 2.5, 40.0], [2, 1.0, 61.0, 1.5, 60.0]]
 
 
 @pytest.mark.parametrize(

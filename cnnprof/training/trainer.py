@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprof.errors import NotFiniteError, UsageError
+from cnnprof.records import FitResult
 from cnnprof.training import checkpoints as files
 from cnnprof.training.progress import Tick, bar
 
@@ -40,16 +41,6 @@ class EpochResult(NamedTuple):
     """One a batch."""
     accuracy: float
     """Percent of the samples seen."""
-
-
-class FitResult(NamedTuple):
-    """What each epoch gave: losses are means over its samples, accuracies percent."""
-
-    num_epochs: int
-    train_loss: list[float]
-    train_acc: list[float]
-    test_loss: list[float]
-    test_acc: list[float]
 
 
 @dataclass(frozen=True)
