@@ -318,7 +318,8 @@ class Classroom:
                         del courses[name]
                         continue
                     except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
-                        runs[key] = replace(runs.get(key, TrainingRun(*key)), failure=_why(error))
+                        run = runs.get(key, TrainingRun(*key))
+                        runs[key] = replace(run, failure=_why(error, run))
                         del courses[name]
                     yield dict(runs)
 
@@ -387,8 +388,11 @@ def _run_of(key: Key, history: History) -> TrainingRun:
     )
 
 
-def _why(error: BaseException) -> str:
-    return str(error) if isinstance(error, NotFiniteError) else said(error)
+def _why(error: BaseException, run: TrainingRun) -> str:
+    """Say what ended a run, and in which epoch, if not in its first."""
+    if isinstance(error, NotFiniteError):
+        return str(error)
+    return f"epoch {len(run.train_loss) + 1}: {said(error)}" if run.train_loss else said(error)
 
 
 def _pictures(

@@ -140,6 +140,28 @@ def test_a_model_that_raises_is_left_behind():
     assert [run.failure for run in record.runs] == [None, "RuntimeError: I will not"] * 2
 
 
+class Tires(nn.Module):
+    """Raises in the second training step of its third epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps > 2 * 512 / 64 + 1:
+            raise torch.OutOfMemoryError("it does not fit")
+        return self.linear(x.flatten(1))
+
+
+def test_a_run_that_fails_late_keeps_its_epochs_and_names_the_one_it_failed_in():
+    record = trained({"a": Tires()}, input_size=(1, 8, 8), epochs=5, seeds=(1,))
+    (run,) = record.runs
+    assert (len(run.train_loss), run.failure) == (2, "epoch 3: OutOfMemoryError: it does not fit")
+    assert "a failed in epoch 3 (seed 1)" in str(record)
+
+
 def test_seconds_end_a_run_within_an_epoch():
     record = trained(epochs=None, time_s=1e-6, seeds=(1,))
     assert [*map(len, record.runs[0].step_times_s)] == [1]
