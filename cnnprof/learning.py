@@ -19,7 +19,7 @@ from torch import nn
 
 from cnnprof import machine, optimizers, origin, statistics, timing, units
 from cnnprof.analysis import counts
-from cnnprof.errors import Interrupted, NotFiniteError, UsageError, said
+from cnnprof.errors import Interrupted, NotFiniteError, UsageError, checked_count, said
 from cnnprof.inputs import Inputs
 from cnnprof.matching import matched
 from cnnprof.models import catalog
@@ -38,7 +38,7 @@ from cnnprof.records import (
     TrainingContrast,
     TrainingRun,
 )
-from cnnprof.subjects import SEEDS, Model, Subject, checked_count, image_size, settings_of, subject_of, told_apart
+from cnnprof.subjects import SEEDS, Model, Subject, image_size, settings_of, subject_of, told_apart
 from cnnprof.training import checkpoints as files
 from cnnprof.training.data import Pictures, batches, load
 from cnnprof.training.progress import Tick

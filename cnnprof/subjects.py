@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import nn
 
-from cnnprof.errors import UsageError
+from cnnprof.errors import UsageError, checked_count, is_count
 from cnnprof.inputs import Inputs
 from cnnprof.models import catalog
 from cnnprof.records import MODES, Match, Mode, Own, Settings, Size
@@ -145,19 +145,9 @@ def _checked_size(size: Sequence[int] | int | None) -> Size | None:
     if size is None:
         return None
     lengths = tuple(size) if isinstance(size, Iterable) else (size,)
-    if not lengths or not all(_is_count(length) for length in lengths):
+    if not lengths or not all(is_count(length) for length in lengths):
         raise UsageError(f"input size {size!r}: positive whole numbers without the batch were expected: 3, 224, 224")
     return lengths
-
-
-def checked_count(what: str, number: int) -> None:
-    """Raise UsageError for what is no whole number of at least 1."""
-    if not _is_count(number):
-        raise UsageError(f"{what} {number!r}: a whole number of at least 1 was expected")
-
-
-def _is_count(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def told_apart(subjects: Sequence[Subject]) -> list[Subject]:
