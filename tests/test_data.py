@@ -423,17 +423,40 @@ def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(folder, monkeypatc
     for file in path.glob("red/*.png"):
         file.write_bytes(file.read_bytes()[:45])
     with pytest.raises(UsageError) as refused:
-        collected(data.batches(pictures, "train", 4))
+        collected(data.batches(pictures, "test", 4))
     assert str(refused.value).startswith(f"{path}/red/")
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("size", [(1, 8, 8), (3, 40, 24)])
+def test_files_are_read_once_and_kept_where_there_is_room(folder, monkeypatch, size):
+    path = folder()
+    for number, file in enumerate(sorted(path.glob("*/*.png"))):
+        noise = np.random.default_rng(number).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file)
+    opened = []
+    honest = data._opened
+    monkeypatch.setattr(data, "_opened", lambda file: opened.append(file) or honest(file))
+
+    def epochs(room: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(data, "_KEPT_BYTES", room)
+        pictures = data.load(f"folder:{path}", size)
+        opened.clear()
+        return [collected(data.batches(pictures, part, 4))[0] for part in ("train", "test", "train", "test")]
+
+    kept = epochs(16 * 3 * size[1] * size[2])
+    assert len(opened) == 4  # those of the test split: the others were measured before
+    read = epochs(4 * 3 * size[1] * size[2] - 1)
+    assert len(opened) == 2 * 20
+    assert all(torch.equal(one, other) for one, other in zip(kept, read, strict=True))
+
+
 @pytest.mark.slow
 def test_workers_change_nothing(folder, monkeypatch):
-    pictures = data.load(f"folder:{folder()}", SIZE)
-    alone = collected(data.batches(pictures, "train", 4, augment=True))
+    path = folder()
+    alone = collected(data.batches(data.load(f"folder:{path}", SIZE), "train", 4, augment=True))
     monkeypatch.setattr(data, "_workers", lambda images: 2)
-    together = collected(data.batches(pictures, "train", 4, augment=True))
+    together = collected(data.batches(data.load(f"folder:{path}", SIZE), "train", 4, augment=True))
     assert torch.equal(alone[0], together[0])
     assert torch.equal(alone[1], together[1])
 

@@ -6,6 +6,7 @@ Images keep their own size until they are handed out: CIFAR-10 at 3x224x224 woul
 import dataclasses
 import difflib
 import http.client
+import math
 import os
 import tarfile
 import warnings
@@ -42,6 +43,8 @@ _MIRRORED_DIFFER = {"digits", "mnist"}
 _WORTH_WORKERS = 1000
 """Images below which starting processes takes longer than decoding."""
 _MOST_WORKERS = 4
+_KEPT_BYTES = 2**30
+"""Decoded images of a split that a common machine has room for: 7,000 of 3x224x224."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,23 @@ class Held:
 
 @dataclass(frozen=True)
 class Files(Dataset[torch.Tensor]):
-    """Image files, decoded when they are handed out, and their labels (N,) of int64."""
+    """Image files, decoded when they are handed out for the first time, and their labels (N,) of int64."""
 
     paths: tuple[str, ...]
     labels: torch.Tensor
     size: ImageSize
     """What they are handed out in."""
+    kept: torch.Tensor | None
+    """What was decoded (N, 3, H, W), where there is room for all."""
+    decoded: torch.Tensor
+    """Whether each was (N,)."""
+
+    @classmethod
+    def of(cls, paths: Sequence[str], labels: torch.Tensor, size: ImageSize) -> "Files":
+        """Decode none yet."""
+        shape = (len(paths), 3, *size[1:])
+        kept = torch.empty(shape, dtype=torch.uint8) if math.prod(shape) <= _KEPT_BYTES else None
+        return cls(tuple(paths), labels, size, kept, torch.zeros(len(paths), dtype=torch.bool))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -91,19 +105,25 @@ class Files(Dataset[torch.Tensor]):
         return dataclasses.replace(self, labels=self.labels.to(device))
 
     def read(self, chosen: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield the images (N, 3, H, W) of uint8 of each index tensor (N,), decoded ahead where it is worth it.
+        """Yield the images (N, 3, H, W) of uint8 of each index tensor (N,); from files ahead where it is worth it.
 
         Raises UsageError for a file that is no image.
         """
+        if self.kept is not None and self.decoded[torch.cat([*chosen])].all():
+            yield from (self.kept[places] for places in chosen)
+            return
         loader = DataLoader(
-            self,
+            dataclasses.replace(self, kept=None),  # no worker needs it
             batch_sampler=[places.tolist() for places in chosen],
             num_workers=_workers(sum(map(len, chosen))),
             pin_memory=self.labels.is_cuda,
             generator=torch.Generator(),  # without one it draws from the global generator
         )
         try:
-            yield from loader
+            for places, images in zip(chosen, loader, strict=True):
+                if self.kept is not None:
+                    self.kept[places], self.decoded[places] = images, True
+                yield images
         except UsageError as error:  # a worker's comes with its traceback as text, our line at the end
             raise UsageError(str(error).rpartition("UsageError: ")[2].strip()) from None
 
@@ -410,7 +430,7 @@ class _Album:
 
     def files(self, places: torch.Tensor, size: ImageSize) -> Files:
         """Choose some of them."""
-        return Files(tuple(self.paths[place] for place in places.tolist()), self.labels[places], size)
+        return Files.of([self.paths[place] for place in places.tolist()], self.labels[places], size)
 
 
 def _album(path: Path) -> _Album:
