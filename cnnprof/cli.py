@@ -473,8 +473,13 @@ def train(
 
 
 def _training_code(record: "Training") -> int:
+    for run in record.runs:
+        if run.not_saved:
+            _complain(f"{run.model}, seed {run.seed}: {run.not_saved}", 0)
     if record.partial:
-        return _complain("interrupted: the same command goes on from the last whole epochs", 130)
+        begun = any(run.images for run in record.runs)
+        on = ": the same command goes on from the last whole epochs" if begun else " before an epoch was finished"
+        return _complain(f"interrupted{on}", 130)
     failed = [run for run in record.runs if run.failure]
     for run in failed:
         _complain(f"{run.model}, seed {run.seed}: its training stopped: {run.failure}", 1)

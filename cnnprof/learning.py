@@ -86,7 +86,7 @@ def train(
     audience: Audience | None = None,
     **how: Unpack[How],
 ) -> Training:
-    """Train classifiers from each seed, for `epochs` (10 by default), or `time_s` seconds of training steps a run.
+    """Train classifiers from each seed for `epochs` (10 by default) or for `time_s` seconds of training steps a run.
 
     The first is the baseline; differences of the test accuracy are paired over seeds. `optimizer` is one of torch.optim
     with its arguments: 'sgd(lr=0.1, momentum=0.9)'. `data` is auto, digits, cifar10, cifar100, mnist, fashion-mnist,
@@ -146,6 +146,9 @@ def prepared(
             "time_s": time_s,
         },
     )
+    if epochs is not None and time_s is not None:
+        asked = f"{units.plural(epochs, 'epoch')} and {units.seconds(time_s)} were asked for"
+        raise UsageError(f"{asked}: a run ends after one or the other; leave one out")
     subjects = told_apart([subject_of(name, model, input_size, batch_size, None) for name, model in named])
     config = TrainingConfig(
         batch_size=batch_size,
@@ -162,6 +165,8 @@ def prepared(
     )
     make = optimizers.maker(optimizer, settings.device.startswith("cuda"))
     folder = None if checkpoints is None else Path(checkpoints)
+    if folder is not None and folder.is_file():
+        raise UsageError(f"checkpoints: {folder} is a file; a folder was expected")
     seen = _pictures(subjects, lambda size: load(data, size, data_dir=data_dir, download=download))
     learners = tuple(_learner(subject, seen[subject.name], make) for subject in subjects)
     marks = {subject.name: _mark(subject) for subject in subjects} if folder is not None else {}
