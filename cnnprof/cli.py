@@ -23,7 +23,7 @@ from cnnprof.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cnnprof.learning import Classroom
+    from cnnprof.learning import Experiment
     from cnnprof.profiling import Listener
     from cnnprof.records import Comparison, Record, Run, Training
     from cnnprof.training.progress import Tick
@@ -458,7 +458,7 @@ def train(
                     threads=threads,
                     checkpoints=checkpoints or Path("checkpoints"),
                     keep_checkpoints=checkpoints is not None,
-                    audience=learning.Audience(keeper.update, tick),
+                    listener=learning.Listener(keeper.update, tick),
                 )
             except Interrupted as interrupted:
                 record = interrupted.run
@@ -688,7 +688,7 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
         from cnnprof.reporting import terminal
 
         names = catalog.preset(preset) if (preset := options.get("preset")) else names
-        classroom = _classroom(names, size, options) if options.get("train") else None
+        experiment = _experiment(names, size, options) if options.get("train") else None
         keeper = _Keeper(places, _stem)
         with _screen(options["quiet"] or options["as_json"]) as screen:
             listener = _both(keeper, screen)
@@ -709,9 +709,9 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
                     run = profiling.profile(name, instruments=instruments, **arguments, **settings)
             except Interrupted as interrupted:
                 run = interrupted.run
-        if classroom is not None and not run.partial:
+        if experiment is not None and not run.partial:
             assert isinstance(run, Comparison)
-            run = _taught(run, classroom, options["quiet"] or options["as_json"], keeper)
+            run = _trained(run, experiment, options["quiet"] or options["as_json"], keeper)
         targets = keeper.finish(run)
         if not (options["quiet"] or options["as_json"]):
             console.print(terminal.renderable(run, show_work=options["show_work"]))
@@ -722,7 +722,7 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
     raise typer.Exit(_code(run, options["strict"]))
 
 
-def _classroom(names: Sequence[str], size: Any, options: dict[str, Any]) -> "Classroom":
+def _experiment(names: Sequence[str], size: Any, options: dict[str, Any]) -> "Experiment":
     """Check all that training needs before anything is measured."""
     from cnnprof import learning
 
@@ -740,13 +740,13 @@ def _classroom(names: Sequence[str], size: Any, options: dict[str, Any]) -> "Cla
     )
 
 
-def _taught(run: "Comparison", classroom: "Classroom", silent: bool, keeper: "_Keeper") -> "Comparison":
+def _trained(run: "Comparison", experiment: "Experiment", silent: bool, keeper: "_Keeper") -> "Comparison":
     """Add what they learn to what was measured."""
     from cnnprof import learning
 
     with _training_bar(silent) as tick:
         try:
-            return learning.alongside(run, classroom, learning.Audience(keeper.update, tick))
+            return learning.alongside(run, experiment, learning.Listener(keeper.update, tick))
         except Interrupted as interrupted:
             known: Comparison = interrupted.run
             return known

@@ -50,7 +50,7 @@ EPOCHS = 10
 
 
 @dataclass(frozen=True)
-class Audience:
+class Listener:
     """Who hears of training while it goes on: each state of the document, and each tick with its model and seed."""
 
     update: Callable[[Any], None] | None = None
@@ -83,7 +83,7 @@ def train(
     batch_size: int = 64,
     *,
     keep_checkpoints: bool = True,
-    audience: Audience | None = None,
+    listener: Listener | None = None,
     **how: Unpack[How],
 ) -> Training:
     """Train classifiers from each seed for `epochs` (10 by default) or for `time_s` seconds of training steps a run.
@@ -93,10 +93,10 @@ def train(
     folder:PATH or fake. `checkpoints` is a folder, from which runs that were ended go on; they are kept, or removed
     when all is done. Raises UsageError for unusable input, and Interrupted, with what was learned, at Ctrl-C.
     """
-    classroom = prepared(models, input_size, batch_size, **how)
-    record = classroom.teach(audience or Audience())
+    experiment = prepared(models, input_size, batch_size, **how)
+    record = experiment.run(listener or Listener())
     if not keep_checkpoints and not any(run.failure for run in record.runs):
-        classroom.forget()
+        experiment.remove_checkpoints()
     return record
 
 
@@ -119,7 +119,7 @@ def prepared(
     compile: bool = False,
     threads: int | None = None,
     checkpoints: str | Path | None = None,
-) -> "Classroom":
+) -> "Experiment":
     """Check and load all that `train` needs, and train nothing yet."""
     if isinstance(models, str | nn.Module):
         models = [models]
@@ -169,13 +169,13 @@ def prepared(
         raise UsageError(f"checkpoints: {folder} is a file; a folder was expected")
     seen = _pictures(subjects, lambda size: load(data, size, data_dir=data_dir, download=download))
     learners = tuple(_learner(subject, seen[subject.name], make) for subject in subjects)
-    marks = {subject.name: _mark(subject) for subject in subjects} if folder is not None else {}
-    return Classroom(subjects, learners, seen, config, settings, make, folder, marks)
+    fingerprints = {subject.name: _fingerprint(subject) for subject in subjects} if folder is not None else {}
+    return Experiment(subjects, learners, seen, config, settings, make, folder, fingerprints)
 
 
 def of_compared(
     models: Sequence[str], match: Count | None = None, input_size: Sequence[int] | int | None = None, **how: Unpack[How]
-) -> "Classroom":
+) -> "Experiment":
     """Prepare what compared classifiers learn; of blocks, what small networks learn that are made of them.
 
     Those are `stack`s of each block, as large as the first by `match`, params by default, and one of the first without
@@ -188,15 +188,15 @@ def of_compared(
     return prepared(dict(zip(names, models, strict=True)), input_size, **how)
 
 
-def alongside(comparison: Comparison, classroom: "Classroom", audience: "Audience") -> Comparison:
+def alongside(comparison: Comparison, experiment: "Experiment", listener: "Listener") -> Comparison:
     """Add to a comparison what its models learn. What Interrupted holds at Ctrl-C is the comparison."""
 
     def told(training: Training) -> None:
-        if audience.update is not None:
-            audience.update(replace(_with(comparison, training), partial=True))
+        if listener.update is not None:
+            listener.update(replace(_with(comparison, training), partial=True))
 
     try:
-        return _with(comparison, classroom.teach(replace(audience, update=told)))
+        return _with(comparison, experiment.run(replace(listener, update=told)))
     except Interrupted as interrupted:
         raise Interrupted(replace(_with(comparison, interrupted.run), partial=True)) from None
     except KeyboardInterrupt:  # before anything was learned
@@ -239,7 +239,7 @@ Runs = Mapping[Key, TrainingRun]
 
 
 @dataclass(frozen=True)
-class Classroom:
+class Experiment:
     """Models, what they learn from, and how."""
 
     subjects: Sequence[Subject]
@@ -250,19 +250,19 @@ class Classroom:
     settings: Settings
     make_optimizer: optimizers.Maker
     checkpoints: Path | None
-    marks: Mapping[str, str]
+    fingerprints: Mapping[str, str]
     """What tells each model from one of other code: a checkpoint is that of a model that computes the same."""
 
-    def teach(self, audience: "Audience") -> Training:
+    def run(self, listener: "Listener") -> Training:
         """Train all of them; at Ctrl-C, Interrupted holds what was learned."""
         runs: Runs = {}
         with timing.surroundings(self.settings), files.RandomState.kept():
             document = partial(self._document, self._start())
             try:
-                for known in itertools.chain([runs], self.lessons(audience)):
+                for known in itertools.chain([runs], self.epochs(listener)):
                     runs = known
-                    if audience.update is not None:
-                        audience.update(document(runs, True))
+                    if listener.update is not None:
+                        listener.update(document(runs, True))
             except KeyboardInterrupt:
                 raise Interrupted(document(runs, True)) from None
         return document(runs, False)
@@ -306,29 +306,29 @@ class Classroom:
             partial=partial,
         )
 
-    def lessons(self, audience: Audience) -> Iterator[Runs]:
+    def epochs(self, listener: Listener) -> Iterator[Runs]:
         """Yield all runs after each epoch of each: seed by seed, where models take turns."""
         runs: dict[Key, TrainingRun] = {}
         for seed in self.config.seeds:
-            courses = {
-                subject.name: self._course(subject, seed, partial(audience.tick, subject.name, seed))
+            trainings = {
+                subject.name: self._train(subject, seed, partial(listener.tick, subject.name, seed))
                 for subject in self.subjects
             }
-            while courses:
-                for name, course in list(courses.items()):
+            while trainings:
+                for name, training in list(trainings.items()):
                     key = name, seed
                     try:
-                        runs[key] = _run_of(key, next(course))
+                        runs[key] = _run_of(key, next(training))
                     except StopIteration:
-                        del courses[name]
+                        del trainings[name]
                         continue
                     except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
                         run = runs.get(key, TrainingRun(*key))
                         runs[key] = replace(run, failure=_why(error, run))
-                        del courses[name]
+                        del trainings[name]
                     yield dict(runs)
 
-    def _course(self, subject: Subject, seed: int, tick: Callable[[Tick], None]) -> Iterator[History]:
+    def _train(self, subject: Subject, seed: int, tick: Callable[[Tick], None]) -> Iterator[History]:
         """Build a model from a seed and train it; everything that draws numbers starts from that seed."""
         _seed_all(seed)
         config = self.config
@@ -357,11 +357,13 @@ class Classroom:
             return None
         seen = self.pictures[subject.name]
         given = replace(self.config, epochs=None, time_s=None, seeds=(seed,))
-        decides = f"{self.marks[subject.name]}|{subject.name}|{image_size(subject)}|{seen.name}|{seen.note}|{given}"
+        decides = (
+            f"{self.fingerprints[subject.name]}|{subject.name}|{image_size(subject)}|{seen.name}|{seen.note}|{given}"
+        )
         slug = re.sub(r"[^\w.-]+", "-", subject.name).strip("-.")[:60] or "model"
         return self.checkpoints / f"{slug}-seed{seed}-{hashlib.sha256(decides.encode()).hexdigest()[:8]}.pt"
 
-    def forget(self) -> None:
+    def remove_checkpoints(self) -> None:
         """Remove the checkpoints of all runs, and the folder where nothing else is in it."""
         for subject, seed in itertools.product(self.subjects, self.config.seeds):
             path = self.checkpoint(subject, seed)
@@ -437,7 +439,7 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
     return Learner(subject.name, text, size, params, forward, macs("training"))
 
 
-def _mark(subject: Subject) -> str:
+def _fingerprint(subject: Subject) -> str:
     """Hash how a model prints, and what it makes of fixed images and weights in both modes."""
     with files.RandomState.kept(), torch.no_grad():
         _seed_all(0)
@@ -485,18 +487,18 @@ def _sampling_error(pairs: Sequence[tuple[TrainingRun, TrainingRun]], test_image
     return 100 * float(gained.std()) / math.sqrt(test_images)
 
 
-def _doubts(classroom: Classroom, runs: Runs) -> Iterator[Doubt]:
-    config = classroom.config
-    if len(config.seeds) < 2 and len(classroom.subjects) > 1:
+def _doubts(experiment: Experiment, runs: Runs) -> Iterator[Doubt]:
+    config = experiment.config
+    if len(config.seeds) < 2 and len(experiment.subjects) > 1:
         yield Doubt("seeds", "one seed carries no interval: another one may turn the order round", "--seeds 3")
-    if len(classroom.subjects) > 1:
+    if len(experiment.subjects) > 1:
         about = f"all models were trained with {config.optimizer}: with a rate of its own each may learn better"
         yield Doubt("learning rate", about, "cnnprof train with another --optimizer or --lr")
-    for subject in classroom.subjects:
+    for subject in experiment.subjects:
         if isinstance(subject.asked[1], nn.Module) and len(config.seeds) > 1:
             yield Doubt(subject.name, "it was given as a module: every seed begins with the same weights")
-    if len({image_size(subject) for subject in classroom.subjects}) > 1:
-        sizes = ", ".join(f"{subject.name} {units.size(image_size(subject))}" for subject in classroom.subjects)
+    if len({image_size(subject) for subject in experiment.subjects}) > 1:
+        sizes = ", ".join(f"{subject.name} {units.size(image_size(subject))}" for subject in experiment.subjects)
         yield Doubt("input size", f"the images were not of one size: {sizes}", "--input-size")
     for (name, seed), run in runs.items():
         if config.epochs is not None and len(run.train_loss) > config.epochs:
