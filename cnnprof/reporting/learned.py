@@ -407,22 +407,18 @@ DEPTH_NOTE = (
 
 def depth_sentence(training: Training) -> str:
     """Before training plain's gradient falls 1e6x from its last to its first layer, resnet's 14x; or nothing."""
-    clauses = [
-        *_fading(
-            training.depths, "gradient", "falls {} from its last to its first layer", lambda first, last: last / first
-        ),
-        *_fading(
-            training.depths, "gradient", "grows {} from its last to its first layer", lambda first, last: first / last
-        ),
-        *_fading(
-            training.depths, "activation", "falls {} from its first to its last", lambda first, last: first / last
-        ),
-        *_fading(
-            training.depths, "activation", "grows {} from its first to its last", lambda first, last: last / first
-        ),
-        *_without_gradient(training.depths),
-    ]
+    fading = (clause for how in _FADING for clause in _fading(training.depths, *how))
+    clauses = [*fading, *_without_gradient(training.depths)]
     return f"Before training {'; '.join(clauses)}." if clauses else ""
+
+
+_FADING: tuple[tuple[str, str, Callable[[float, float], float]], ...] = (
+    ("gradient", "falls {} from its last to its first layer", lambda first, last: last / first),
+    ("gradient", "grows {} from its last to its first layer", lambda first, last: first / last),
+    ("activation", "falls {} from its first to its last", lambda first, last: first / last),
+    ("activation", "grows {} from its first to its last", lambda first, last: last / first),
+)
+"""What is looked at, in which words, and its factor."""
 
 
 def _fading(depths: Sequence[Depth], what: str, how: str, factor: Callable[[float, float], float]) -> Iterator[str]:

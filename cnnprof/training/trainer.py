@@ -306,8 +306,7 @@ class ClassifierTrainer:
         The run keeps its own random state, so that several can take turns and each gives what it gives alone. It ends
         after `num_epochs`, or with the step in which its training has taken `time_s`.
         """
-        for dl in (dl_train, dl_test):
-            _check_batches(dl)
+        _check_batches(dl_test)  # before an epoch is spent
         for name, count in (("num_epochs", num_epochs), ("early_stopping", early_stopping)):
             if count is not None:
                 checked_count(name, count)
