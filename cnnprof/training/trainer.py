@@ -25,9 +25,9 @@ from cnnprof.training import checkpoints as files
 from cnnprof.training.progress import Tick, bar
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Takes scores (N, C) and labels (N,), gives one number."""
+"""Takes scores (N, C) and labels, gives one number."""
 Batches = Iterable[Sequence[Tensor]]
-"""Batches of images (N, ...) and labels (N,): a DataLoader, or anything like it."""
+"""Batches of images (N, ...) and labels (N,), or probabilities (N, C): a DataLoader, or anything like it."""
 Listener = Callable[[Tick], None]
 
 TICK_S = 0.25
@@ -228,7 +228,7 @@ class ClassifierTrainer:
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         try:
             loss = self.loss_fn(scores, labels)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # a RuntimeError, but nobody's mistake in its use
             raise
         except IndexError as error:
             ran = f"labels run from {labels.min()} to {labels.max()}, the model scores {scores.shape[1]} classes"
@@ -274,8 +274,9 @@ class ClassifierTrainer:
         `checkpoints` names a file, NAME.pt, that is written after every epoch; where it is there already, the run goes
         on from it, with the optimizer's settings that it holds, and gives what an uninterrupted one would have given,
         random numbers included (but those of persistent workers and of a data set's own generator). `early_stopping`:
-        as many epochs without a higher test accuracy end it. Raises UsageError for a checkpoint of another model or
-        optimizer, and NotFiniteError where the loss is no number any more; the last checkpoint stands.
+        as many epochs without a higher test accuracy end it. Raises UsageError for batches, labels and counts that it
+        does not take and for a checkpoint of another model or optimizer, and NotFiniteError where the loss is no number
+        any more; the last checkpoint stands.
         """
         checked_count("num_epochs", num_epochs)
         history = History()
