@@ -47,10 +47,18 @@ DERIVED: dict[type, tuple[str, ...]] = {
 }
 
 
+def kind_of(record: object) -> str:
+    """Name the kind of a record. Raises UsageError for what is none."""
+    for kind, cls in KINDS.items():
+        if isinstance(record, cls):
+            return kind
+    known = ", ".join(cls.__name__ for cls in KINDS.values())
+    raise UsageError(f"{type(record).__name__} is no record of cnnprof; those are {known}")
+
+
 def to_document(record: records.Record) -> dict[str, Any]:
-    """Turn a record into what its JSON document holds."""
-    kind = next(kind for kind, cls in KINDS.items() if isinstance(record, cls))
-    return {"schema": f"cnnprof.{kind}/{VERSION}", **_plain(record)}
+    """Turn a record into what its JSON document holds. Raises UsageError for what is no record."""
+    return {"schema": f"cnnprof.{kind_of(record)}/{VERSION}", **_plain(record)}
 
 
 def from_document(document: Any, source: str = "the document") -> records.Record:
