@@ -172,7 +172,7 @@ def test_ctrl_c_before_measuring(run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(profiling, "_analyzed", interrupted)
+    monkeypatch.setattr(profiling, "analyzed", interrupted)
     assert run("compare", "cnn", "x=cnn") == (130, "", "cnnprof: interrupted before anything was measured\n")
 
 
