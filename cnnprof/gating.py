@@ -19,7 +19,7 @@ from cnnprof.comparison.ratios import contrast, in_two_processes
 from cnnprof.errors import NoSuchModelError, UsageError
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
-from cnnprof.records import Candidate, Comparison, Gate, Mode, Profile, Run, Settings
+from cnnprof.records import Candidate, Comparison, Doubt, Gate, Mode, Profile, Run, Settings
 from cnnprof.remote import Worker
 from cnnprof.revisions import Checkout, checked_out, working_tree
 from cnnprof.subjects import Subject, settings_of, subject_of
@@ -181,8 +181,12 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
             times = _timed(asked, names, workers, progress)
             before, now = (_with(*each) for each in zip((before, now), times, strict=True))
     run = _document(now, asked.settings)
+    dirty = Doubt(
+        "working tree", "it has changes that are not committed, which are part of what was held to the limits"
+    )
     gate = held(asked.limits, before, run, f"{revision} ({there.commit})", in_two_processes, asked.time_s)
-    return replace(gate, commit=working.commit, processes=tuple(worker.pid for worker in workers))
+    doubts = (dirty, *gate.doubts) if working.commit.endswith("-dirty") else gate.doubts
+    return replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))
 
 
 def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> list[Candidate]:

@@ -157,6 +157,22 @@ def test_a_limit_that_is_on_nothing_is_refused(text):
         judged(text, candidate(), candidate())
 
 
+@pytest.mark.parametrize("metric", ["latency", "peak_bytes"])
+def test_a_number_that_is_on_neither_side_is_refused(metric):
+    with pytest.raises(UsageError, match=f"neither the baseline nor this run holds {metric}"):
+        judged(f"{metric}:5%", candidate(), candidate())
+
+
+def test_a_number_that_the_baseline_lacks_is_said():
+    (result,) = judged("latency:5%", candidate(), timed(*STEADY))
+    assert (result.verdict, result.message) == ("skipped", "not in the baseline")
+
+
+def test_a_model_whose_measurement_stopped_fails():
+    (result,) = judged("latency:5%", timed(*STEADY), candidate(failure="out of memory"))
+    assert (result.verdict, result.message) == ("failed", "out of memory")
+
+
 def test_a_limit_on_a_model_of_the_baseline_alone_is_no_mistake():
     results = gate.judged([limits.parsed("gone/params:0%")], [candidate("gone")], [candidate()], in_two_processes)
     assert results == ()

@@ -71,13 +71,14 @@ def test_two_saved_runs_are_held_to_each_other_without_torch(run, monkeypatch):
     assert {"model", "metric", "layer", "limit", "change", "ci95", "verdict"} <= document["results"][0].keys()
 
 
-def test_the_project_says_what_is_gated(run):
+def test_the_project_says_what_is_gated(run, monkeypatch):
     Path("pyproject.toml").write_text(
         '[tool.cnnprof]\nmodels = ["slim=net.py:Net(width=4)"]\ninput-size = "3x16x16"\n'
         'baseline = "base.json"\nlimits = ["params:0%", "slim/macs:5%"]\n'
     )
     assert run("gate", "--update", "--quiet")[0] == 0
     Path("sub").mkdir()
+    monkeypatch.chdir("sub")
     code, out, _ = run("gate", "--json")
     assert code == 0
     assert [(each["model"], each["metric"], each["limit"]) for each in json.loads(out)["results"]] == [
@@ -140,6 +141,7 @@ def test_one_more_channel_than_in_a_revision_fails_and_names_its_layer(run):
     document = json.loads(out)
     assert code == 1
     assert document["commit"].endswith("-dirty")
+    assert "not committed" in document["doubts"][0]["message"]
     failed = [each for each in document["results"] if each["verdict"] == "failed"]
     assert [(each["metric"], each["layer"]) for each in failed[:2]] == [("params", "0"), ("macs", "0")]
 
