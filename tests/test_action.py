@@ -44,12 +44,9 @@ def git(*arguments):
 def test_the_action_fails_a_network_that_grew_and_says_so_in_the_summary(act):
     net = "from torch import nn\n\ndef Net(width=4):\n    return nn.Conv2d(3, width, 3)\n"
     Path("net.py").write_text(net)
-    for command in (
-        ["init", "-q", "-b", "main"],
-        ["config", "user.email", "me@example.com"],
-        ["config", "user.name", "me"],
-    ):
-        git(*command)
+    git("init", "-q", "-b", "main")
+    git("config", "user.email", "me@example.com")
+    git("config", "user.name", "me")
     git("add", "net.py")
     git("commit", "-q", "-m", "a network")
     arguments = "net.py:Net --input-size 3x8x8 --fail-on 'params:0%'"
