@@ -37,7 +37,7 @@ def working_tree() -> Checkout:
 def commit_of(revision: str) -> str:
     """Return the commit that a revision names. Raises UsageError where there is none."""
     try:
-        return _git(Path.cwd(), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        return _git(Path.cwd(), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     except _RefusedError:
         raise UsageError(
             f"--against {revision!r}: neither a file nor a revision of this repository; a run's .json, or a branch, "

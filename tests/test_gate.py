@@ -85,6 +85,7 @@ def test_a_model_with_a_limit_of_its_own_is_not_held_to_the_one_of_all():
     found = [limits.parsed(text) for text in ("slim/macs:10%", "macs:0%", "s*/macs:20%", "params:0%")]
     assert {str(limit) for limit in limits.that_hold(found, "slim")} == {"s*/macs:20%", "params:0%"}
     assert {str(limit) for limit in limits.that_hold(found, "wide")} == {"macs:0%", "params:0%"}
+    assert [str(limit) for limit in limits.that_hold(found[:2], "slim")] == ["slim/macs:10%"]
 
 
 def test_a_model_string_with_brackets_is_its_own_pattern():

@@ -106,6 +106,7 @@ def test_it_works_within_a_hook_too(repository, monkeypatch):
     monkeypatch.setenv("GIT_INDEX_FILE", str(repository / "another-index"))
     with revisions.checked_out("HEAD~1") as there:
         assert (there.root / "value.py").read_text() == "VALUE = 1\n"
+    assert not (repository / "another-index").exists()
 
 
 def test_changes_that_are_not_committed_are_said(repository):
