@@ -185,8 +185,20 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
         "working tree", "it has changes that are not committed, which are part of what was held to the limits"
     )
     gate = held(asked.limits, before, run, f"{revision} ({there.commit})", in_two_processes, asked.time_s)
-    doubts = (dirty, *gate.doubts) if working.commit.endswith("-dirty") else gate.doubts
+    doubts = (*_about(asked, working), *gate.doubts)
     return replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))
+
+
+def _about(asked: Asked, working: Checkout) -> Iterator[Doubt]:
+    """Say what of both states is not what it seems."""
+    if working.commit.endswith("-dirty"):
+        said = "it has changes that are not committed, which are part of what was held to the limits"
+        yield Doubt("working tree", said)
+    for name, model in asked.models:
+        source = catalog.parse(model).name.rpartition(":")[0]
+        elsewhere = source.endswith(".py") and not Path(source).resolve().is_relative_to(working.root)
+        if elsewhere or source in ("", "torchvision", "timm"):
+            yield Doubt(name, "it is not of this repository: both sides are the same code")
 
 
 def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> list[Candidate]:
@@ -333,7 +345,9 @@ def _strays(checkout: Path, working: Path) -> list[str]:
     if checkout == working:
         return []
     files = {
-        name: Path(file) for name, module in list(sys.modules.items()) if (file := getattr(module, "__file__", None))
+        name: Path(file).resolve()
+        for name, module in list(sys.modules.items())
+        if (file := getattr(module, "__file__", None))
     }
     own = Path(__file__).parent
     return [
