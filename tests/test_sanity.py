@@ -21,6 +21,8 @@ from cnnprof.errors import UsageError
 from cnnprof.models.cnn import CNN
 from cnnprof.records import Check
 from cnnprof.training import sanity as questions
+from cnnprof.training.sanity import moves, signals
+from cnnprof.training.sanity.fit import Fit
 
 IMAGE = (3, 32, 32)
 FILE = Path(sick_networks.__file__)
@@ -65,18 +67,15 @@ def test_a_fault_fails_its_own_check_alone_under_any_seed(name, seed):
     assert failed(look(name, seed)) == [SICK[name]]
 
 
-class NanFromTheTwelfth(sick_networks.Healthy):
-    """Goes wrong after more calls than the first questions make."""
-
-    calls = 0
+class NanOfFewImages(sick_networks.Healthy):
+    """Goes wrong in a batch smaller than those that it learns."""
 
     def forward(self, x):
-        self.calls += 1
-        return super().forward(x) * (float("nan") if self.calls > 12 else 1.0)
+        return super().forward(x) * (float("nan") if self.training and len(x) < 16 else 1.0)
 
 
 def test_a_number_that_is_none_fails_whatever_question_meets_it():
-    record = cnnprof.sanity(NanFromTheTwelfth(), IMAGE)
+    record = cnnprof.sanity(NanOfFewImages(), IMAGE)
     assert failed(record) == ["finite"]
     assert "while asking for samples independent" in check(record, "finite").message
 
@@ -170,11 +169,11 @@ def test_thirty_layers_without_a_norm_are_flagged():
     torch.manual_seed(0)
     build = sick_networks.Deep
     trial = questions.Trial(build, [(torch.randn(16, *IMAGE), torch.arange(16) % 10)])
-    moved = questions._moved(trial)
-    learned = questions._Fit(1.0, 0.0, 1, 0.01, moved.network)
-    not_learned = questions._Fit(0.2, 2.0, 200, 0.01, moved.network)
-    assert questions._depth(moved, not_learned).status == "failed"
-    assert questions._depth(moved, learned).status == "warning"
+    moved = moves.moved(trial)
+    learned = Fit(1.0, 0.0, 1, 0.01, moved.network)
+    not_learned = Fit(0.2, 2.0, 200, 0.01, moved.network)
+    assert signals.depth(moved, not_learned).status == "failed"
+    assert signals.depth(moved, learned).status == "warning"
 
 
 def test_norms_by_depth_follow_the_gains():
@@ -185,7 +184,7 @@ def test_norms_by_depth_follow_the_gains():
     network = nn.Sequential(nn.Flatten(), *layers)
     images = torch.randn(16, 3, 2, 2)
     trial = questions.Trial(lambda: network, [(images, torch.arange(16) % 10)])
-    norms = questions._norms(trial, network)
+    norms = questions.norms(trial)
     assert [each.path for each in norms] == ["1", "2", "3", "4", "5", "6"]
     for depth, each in enumerate(norms, 1):
         assert each.activation == pytest.approx(float(images.square().mean().sqrt()) * 0.5**depth, rel=1e-5)
@@ -197,14 +196,17 @@ def test_norms_by_depth_follow_the_gains():
     [(0.1, "warning"), (math.log(10), "ok"), (3.0, "ok"), (3.6, "warning"), (12.0, "warning"), (13.0, "failed")],
 )
 def test_what_is_tolerated_of_the_first_loss(loss, status):
-    assert questions._loss_at_start(loss, 10).status == status
+    assert signals._loss_at_start(loss, 10).status == status
 
 
 def test_frozen_parameters_are_named_and_not_failed():
     network = sick_networks.Healthy()
     network.features[0].weight.requires_grad_(False)
     moving = check(cnnprof.sanity(network, IMAGE), "all parameters move")
-    assert (moving.status, moving.message) == ("ok", "5 of 5 tensors; frozen: features.0.weight")
+    assert (moving.status, moving.message) == (
+        "ok",
+        "5 of 5 tensors; frozen: 216 parameters in 1 tensor, features.0.weight",
+    )
 
 
 class Unheard(sick_networks.Healthy):
