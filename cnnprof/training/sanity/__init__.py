@@ -107,7 +107,7 @@ def _finite(moved: Moved, fit: Fit | None) -> Check:
         gentler = fit.learned
         message = f"first not finite: {fit.not_finite}" + ("; at a gentler rate all are" if gentler else "")
         return check("finite", "warning" if gentler else "failed", None, message, "lower the learning rate")
-    steps = moves.STEPS + (fit.steps if fit else 0)
+    steps = moved.steps + (fit.steps if fit else 0)
     return check("finite", "ok", float(steps), f"no NaN, no Inf in {units.plural(steps, 'step')}")
 
 

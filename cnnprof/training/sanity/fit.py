@@ -20,7 +20,7 @@ RATES = (1e-3, 1e-2, 1e-4)
 """Adam's own, a bolder one for small networks, and a gentler one for what explodes."""
 STEPS = 200
 PATIENCE = 40
-"""Steps after which the first rate, where it did no better than guess by the classes' shares, is given up."""
+"""Steps after which the first rate, where the loss stays where it was, is given up."""
 LOW = 0.5
 """A loss at which more than half of what a softmax gives goes to the right class, on average."""
 COURSE_BATCH, COURSE_EPOCHS, COURSE_RATE, COURSE_SHARE = 2, 25, 0.01, 0.9
@@ -66,9 +66,8 @@ def fitted(trial: Trial) -> Fit | None:
     for rate in RATES:
         if fits and fits[-1].not_finite and rate > fits[-1].rate:
             continue
-        left = (ends - _clock()) / (1 if rate == RATES[-1] else 2)
-        fits.append(_in_a_batch(trial, rate, _clock() + left))
-        if fits[-1].learned:
+        fits.append(_in_a_batch(trial, rate, ends))
+        if fits[-1].learned or _clock() > ends:
             break
     best = max(fits, key=lambda fit: (fit.accuracy, -fit.loss))
     return replace(best, not_finite=next((fit.not_finite for fit in fits if fit.not_finite), ""))
@@ -77,7 +76,7 @@ def fitted(trial: Trial) -> Fit | None:
 def _in_a_batch(trial: Trial, rate: float, ends: float) -> Fit:
     network = trial.network()
     optimizer = adam(network, rate)
-    guess, losses = _guess(trial.batches[0][1]), [math.inf] * PATIENCE
+    losses, halfway = [math.inf] * PATIENCE, (_clock() + ends) / 2
     fit = Fit(0.0, math.inf, 0, rate, network)
     for step in range(1, STEPS + 1):
         loss, right = trial.step(network, optimizer, trial.batches[0])
@@ -85,9 +84,10 @@ def _in_a_batch(trial: Trial, rate: float, ends: float) -> Fit:
             return replace(fit, steps=step, not_finite=f"the loss in step {step} at a rate of {units.short(rate)}")
         losses.append(loss)
         fit = Fit(right / len(trial.batches[0][1]), loss, step, rate, network, earlier=losses[-PATIENCE])
-        if fit.learned or (step == PATIENCE and min(losses) > guess and rate == RATES[0]):
+        stays = loss > FALLS * losses[PATIENCE]
+        if fit.learned or (step == PATIENCE and stays and rate == RATES[0]):
             break
-        if _clock() > ends:
+        if _clock() > (halfway if stays and rate != RATES[-1] else ends):  # another rate may do better
             return replace(fit, out_of_time=step < STEPS)
     return fit
 
@@ -211,7 +211,7 @@ class _Learned:
     """What a few images taught."""
 
     loss: float
-    """The mean over all epochs."""
+    """The mean over all epochs, among the classes that the data have: to forget all others takes any labels as long."""
     epochs: int
     of_others: float
     """The share of images never seen that it gets right, in training mode."""
@@ -222,8 +222,12 @@ def _learned(trial: Trial, few: Sequence[Batch], epochs: int, ends: float) -> _L
     network = trial.network()
     optimizer = adam(network, 1e-3)
     losses: list[float] = []
+    classes = 1 + max(int(labels.max()) for _, labels in trial.batches)
     for _ in range(epochs):
-        losses += [trial.step(network, optimizer, batch)[0] for batch in few]
+        for batch in few:
+            _, output = trial.passed(network, batch)
+            optimizer.step()
+            losses.append(float(F.cross_entropy(main_scores(output).detach()[:, :classes], batch[1])))
         if not math.isfinite(losses[-1]):
             raise NotFiniteError(f"a loss in step {len(losses)}")
         if _clock() > ends:

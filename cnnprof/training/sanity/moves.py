@@ -15,7 +15,7 @@ from cnnprof.training.sanity.watch import Watch
 
 NAME = "all parameters move"
 STEPS = 6
-"""Until every parameter has moved: what lies behind a gain that starts at zero moves from the second on."""
+"""At most, until every parameter has moved: what lies behind a gain that starts at zero moves from the second on."""
 FELT = 1e-6
 """A gradient well above Adam's epsilon, 1e-8: what it belongs to is moved by a step."""
 ALIKE = 1e-5
@@ -29,6 +29,7 @@ class Moved:
     check: Check
     network: nn.Module
     norms: tuple[LayerNorms, ...] = ()
+    steps: int = 0
     not_finite: str = ""
     at_zero: bool = False
     """All parameters are used; the gradients of some are 0."""
@@ -44,21 +45,23 @@ def moved(trial: Trial) -> Moved:
     largest = {name: -1.0 for name, each in network.named_parameters() if each.requires_grad}  # no gradient at all yet
     optimizer = adam(network, 1e-3)
     first: dict[str, Tensor] = {}
-    for step in range(STEPS):
+    for step in range(1, STEPS + 1):
         loss, _ = trial.passed(network, trial.batches[step % len(trial.batches)])
         first = first or {name: each.detach().clone() for name, each in _state(network)}
         optimizer.step()
         if place := not_finite_gradient(network) if math.isfinite(loss) else "the loss":
-            return Moved(check(NAME, "skipped", None, NOT_FINITE), network, (), f"{place}, in step {step + 1}")
+            return Moved(check(NAME, "skipped", None, NOT_FINITE), network, (), step, f"{place}, in step {step}")
         for name, each in network.named_parameters():
             if each.grad is not None and name in largest:
                 largest[name] = max(largest[name], float(each.grad.abs().max()))
+        if step > 1 and min(largest.values()) > 0:
+            break
     with Watch(network) as watch:
         trial.passed(network, trial.batches[0])
     still = frozenset(name for name, each in _state(network) if name in first and torch.equal(each, first[name]))
     found = _all_move(network, largest, still, watch.ended)
     at_zero = min(largest.values()) == 0
-    return Moved(found, network, tuple(watch.norms()), "", at_zero, _rounds(watch.ended), still)
+    return Moved(found, network, tuple(watch.norms()), step, "", at_zero, _rounds(watch.ended), still)
 
 
 NOT_FINITE = "numbers are not finite"

@@ -123,7 +123,8 @@ def _few_steps(trial: Trial) -> tuple[nn.Module, list[Tensor]]:
     network = trial.network()
     before = [each.detach().clone() for each in (*network.parameters(), *network.buffers())]
     optimizer = torch.optim.SGD(trained(network), 1e-3)
-    losses = [torch.tensor(trial.step(network, optimizer, batch)[0]) for batch in trial.batches[:2]]
+    few = trial.few(2 * APART, APART)
+    losses = [torch.tensor(trial.step(network, optimizer, batch)[0]) for batch in few]
     return network, [*before, *(each.detach() for each in (*network.parameters(), *network.buffers())), *losses]
 
 

@@ -32,7 +32,7 @@ def started(trial: Trial) -> Start:
     """Pass all batches, the first one back, too."""
     network = trial.network()
     first, *others = trial.batches
-    with Watch(network) as watch:
+    with Watch(network, layers=False) as watch:
         loss, output = trial.passed(network, first)
     not_finite = watch.not_finite or ("" if math.isfinite(loss) else "the loss") or not_finite_gradient(network)
     outputs = [output, *_outputs(network, watch, others)]
@@ -124,7 +124,7 @@ def _died(trial: Trial, start: Start, fit: Fit | None) -> dict[str, int]:
     """Count the units that fired at the start, and do not behind what was learned."""
     if fit is None or fit.not_finite:
         return {}
-    watch = Watch(fit.network)
+    watch = Watch(fit.network, layers=False)
     _outputs(fit.network, watch, trial.batches)
     pairs = ((key, relu.fired, start.relus[key].fired) for key, relu in watch.relus.items() if key in start.relus)
     return {key: int((~now & before).sum()) for key, now, before in pairs if now.shape == before.shape}

@@ -38,9 +38,10 @@ class Layer:
 class Watch(TorchDispatchMode):
     """Notes what happens in the passes within it; of the last of them, the layers with weights."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, layers: bool = True) -> None:
+        """`layers` says whether layers are measured, which takes as long as many of them."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._network = network
+        self._network, self._measures = network, layers
         self._functions = _Functions(self._called)
         self.relus: dict[str, Rectifier] = {}
         self.layers: list[Layer] = []
@@ -99,7 +100,7 @@ class Watch(TorchDispatchMode):
     def _called(self, name: str, args: Mapping[str | int, Any], output: Any) -> None:
         if name in LAYERS | PRODUCTS:
             tensors = numbers_in(list(args.values()))
-            if name in LAYERS or any(map(_own, tensors)):
+            if self._measures and (name in LAYERS or any(map(_own, tensors))):
                 self._note(tensors, numbers_in(output))
         elif "dropout" in name and args.get("training", args.get(2, True)):
             self.dropout = max(self.dropout, (float(args.get("p", args.get(1, 0.5))), self.place))
