@@ -70,7 +70,8 @@ def fitted(trial: Trial) -> Fit | None:
         if fits[-1].learned or _clock() > ends:
             break
     best = max(fits, key=lambda fit: (fit.accuracy, -fit.loss))
-    return replace(best, not_finite=next((fit.not_finite for fit in fits if fit.not_finite), ""))
+    not_finite = next((fit.not_finite for fit in fits if fit.not_finite), "")
+    return replace(best, not_finite=not_finite, out_of_time=any(fit.out_of_time for fit in fits))
 
 
 def _in_a_batch(trial: Trial, rate: float, ends: float) -> Fit:
@@ -83,12 +84,12 @@ def _in_a_batch(trial: Trial, rate: float, ends: float) -> Fit:
         if not math.isfinite(loss):
             return replace(fit, steps=step, not_finite=f"the loss in step {step} at a rate of {units.short(rate)}")
         losses.append(loss)
-        fit = Fit(right / len(trial.batches[0][1]), loss, step, rate, network, earlier=losses[-PATIENCE])
+        fit = Fit(right / len(trial.batches[0][1]), loss, step, rate, network, earlier=losses[-1 - PATIENCE])
         stays = loss > FALLS * losses[PATIENCE]
         if fit.learned or (step == PATIENCE and stays and rate == RATES[0]):
             break
         if _clock() > (halfway if stays and rate != RATES[-1] else ends):  # another rate may do better
-            return replace(fit, out_of_time=step < STEPS)
+            return replace(fit, out_of_time=step < (PATIENCE if stays else STEPS))
     return fit
 
 
