@@ -508,7 +508,7 @@ class HalfKept(sick_networks.Healthy):
 def test_every_statistic_of_a_batch_norm_is_looked_at():
     norm = samples.batch_norm(moves.moved(trial_of(HalfKept())))
     assert norm.status == "warning"
-    assert norm.message == "norm.running_var of 1 norm stay as they are in training mode"
+    assert norm.message == "of 1 norm some statistics stay in training mode: norm.running_var"
 
 
 def test_an_output_made_of_other_images_alone_has_no_ratio():

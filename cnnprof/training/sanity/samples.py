@@ -9,7 +9,7 @@ from cnnprof import units
 from cnnprof.errors import NotFiniteError
 from cnnprof.inputs import first_floating
 from cnnprof.records import Check, Status
-from cnnprof.training.sanity.moves import Moved
+from cnnprof.training.sanity.moves import NOT_FINITE, Moved
 from cnnprof.training.sanity.trial import Trial, check, is_finite, listed, norms_in, numbers_in, trained
 
 MIXED = 1e-6
@@ -75,8 +75,8 @@ def batch_norm(found: Moved) -> Check:
     """Ask whether batch norms keep statistics for evaluation, and whether these follow the data."""
     name = "batch norm"
     norms = dict(norms_in(found.network))
-    if not norms:
-        return check(name, "skipped", None, "the network has none")
+    if not norms or found.not_finite:
+        return check(name, "skipped", None, NOT_FINITE if norms else "the network has none")
     keeping = [path for path, norm in norms.items() if norm.track_running_stats]
     still = [
         key
@@ -86,7 +86,7 @@ def batch_norm(found: Moved) -> Check:
     ]
     if still:
         following = len(keeping) - len({key.rpartition(".")[0] for key in still})
-        message = f"{listed(still)} of {units.plural(len(keeping), 'norm')} stay as they are in training mode"
+        message = f"of {units.plural(len(keeping), 'norm')} some statistics stay in training mode: {listed(still)}"
         return check(name, "warning", float(following), message, "are they frozen, or never called?")
     if len(keeping) < len(norms):
         message = (
