@@ -441,6 +441,18 @@ def test_functional_layers_count_by_their_parameters_names():
     assert [each.path for each in questions.norms(trial_of(Functional()))] == ["first", "last"]
 
 
+class Sparse(sick_networks.Healthy):
+    """One layer gets no image at all, and an argument is given by its name."""
+
+    def forward(self, x):
+        found = self.features(x)
+        return self.head(found) + self.head(found[:0]).sum() + torch.round(input=found).sum(1, keepdim=True)
+
+
+def test_empty_batches_and_named_arguments_are_followed():
+    assert [each.path for each in questions.norms(trial_of(Sparse()))] == ["features.0", "features.2", "head"]
+
+
 def test_whole_numbers_are_the_cause_of_a_large_loss():
     record = look("Whole")
     moving = check(record, "all parameters move")

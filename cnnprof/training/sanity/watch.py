@@ -104,12 +104,12 @@ class Watch(TorchDispatchMode):
                 self._note(tensors, numbers_in(output))
         elif "dropout" in name and args.get("training", args.get(2, True)):
             self.dropout = max(self.dropout, (float(args.get("p", args.get(1, 0.5))), self.place))
-        elif not self.ended and _ends(name, output) and args[0].requires_grad:
+        elif not self.ended and _ends(name, output) and getattr(args.get(0, args.get("input")), "requires_grad", False):
             self.ended = f"{name} in {self.place}"
 
     def _note(self, tensors: list[Tensor], outputs: list[Tensor]) -> None:
         given = next((each for each in tensors if not _own(each)), None)
-        if given is None or not given.ndim or not outputs:
+        if given is None or not given.ndim or not given.numel() or not outputs:
             return
         path, module = self._inside[-1]
         own = {id(each): name for name, each in module.named_parameters(recurse=False) if name != "weight"}
