@@ -4,7 +4,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -171,11 +171,11 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
         for worker in workers:
             stack.callback(worker.close)
             worker.start(_open, _within(asked, working, worker.checkout), str(worker.checkout.root), str(working.root))
+        now = list(workers[1].result())
         try:
             before = list(workers[0].result())
         except UsageError as error:
             raise UsageError(f"{revision}: {error}") from None
-        now = list(workers[1].result())
         names = [candidate.name for candidate in before]
         if asked.times and names:
             times = _timed(asked, names, workers, progress)
@@ -297,10 +297,10 @@ def _far(call: Any, samples: int, repeats: int) -> list[float]:
 class _Bench:
     """The models of one checkout, and the calls that are timed."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, of_a_revision: bool) -> None:
         self.subjects: list[Subject] = []
         for name, model in asked.models:
-            with suppress(NoSuchModelError):  # of a revision that does not have it yet
+            with suppress(NoSuchModelError) if of_a_revision else nullcontext():  # which does not have it yet
                 self.subjects.append(asked.subject(name, model))
         settings = asked.settings
         self.described = [_described(subject, asked) for subject in self.subjects]
@@ -330,7 +330,7 @@ _bench: list[_Bench] = []
 
 def _open(asked: Asked, checkout: str, working: str) -> list[Candidate]:
     """Build the models that are there, and tell what needs no clock. Raises UsageError where code is of elsewhere."""
-    _bench[:] = [_Bench(asked)]
+    _bench[:] = [_Bench(asked, checkout != working)]
     strays = _strays(Path(checkout), Path(working))
     if strays:
         raise UsageError(

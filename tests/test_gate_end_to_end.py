@@ -172,6 +172,13 @@ def test_a_revision_that_does_not_import_is_said(run):
 
 
 @pytest.mark.slow
+def test_a_model_that_the_working_tree_does_not_have_is_said(run):
+    code, _, err = run("gate", "net.py:Nope", "--input-size", "3x16x16", "--against", "HEAD", *LIMITS)
+    assert code == 2
+    assert err == "cnnprof: net.py:Nope: net.py has no 'Nope'\n"
+
+
+@pytest.mark.slow
 def test_both_processes_are_timed_in_turn(run):
     limits = ["--fail-on", "latency:500%", "--fail-on", "training_latency:500%", "--time", "3"]
     code, out, _ = run("gate", *NET_AT, "--against", "HEAD", *limits, "--json")
