@@ -181,9 +181,6 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
             times = _timed(asked, names, workers, progress)
             before, now = (_with(*each) for each in zip((before, now), times, strict=True))
     run = _document(now, asked.settings)
-    dirty = Doubt(
-        "working tree", "it has changes that are not committed, which are part of what was held to the limits"
-    )
     gate = held(asked.limits, before, run, f"{revision} ({there.commit})", in_two_processes, asked.time_s)
     doubts = (*_about(asked, working), *gate.doubts)
     return replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))

@@ -156,7 +156,7 @@ def test_a_model_that_a_revision_does_not_have_is_said_and_others_are_compared(r
     document = json.loads(out)
     assert code == 0
     assert {each["model"] for each in document["results"]} == {"net.py:Net"}
-    assert [each["about"] for each in document["doubts"]] == ["more.py:Net"]
+    assert [each["about"] for each in document["doubts"]] == ["working tree", "more.py:Net"]
 
 
 @pytest.mark.slow
