@@ -15,12 +15,13 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     checkup       those questions, put to a model
     learning      models that learn side by side
     profiling     the sentence that calls them all
+    gating        models against a saved run or a revision, in two processes that take turns
     rounds        a model in the rounds of pytest-benchmark, where pytest_plugin brings it in
     cli           arguments, screen, exit codes
 
 Below them lie records (the nouns), steps (the calls that are measured and predicted), units, statistics, store (JSON),
-machine, inputs, optimizers, origin, calls and errors. Public names load when
-they are first used, so that `cnnprof --help` need not wait for torch.
+machine, inputs, optimizers, origin, revisions and remote (another process), configuration, calls and errors. Public
+names load when they are first used, so that `cnnprof --help` need not wait for torch.
 """
 
 import lazy_loader

@@ -19,6 +19,7 @@ from .profiling import doctor as doctor
 from .profiling import profile as profile
 from .records import Analysis as Analysis
 from .records import Comparison as Comparison
+from .records import FitResult as FitResult
 from .records import MachineReport as MachineReport
 from .records import MemoryProfile as MemoryProfile
 from .records import Profile as Profile
@@ -30,5 +31,4 @@ from .reporting import save as save
 from .reporting import to_dataframe as to_dataframe
 from .training.trainer import ClassifierTrainer as ClassifierTrainer
 from .training.trainer import EpochResult as EpochResult
-from .training.trainer import FitResult as FitResult
 from .verification.process import verify as verify

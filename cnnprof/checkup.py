@@ -56,7 +56,7 @@ def sanity(
         except (Exception, SystemExit) as error:  # a user's model may raise anything
             raise UsageError(f"{subject.name}: its training stopped: {errors.said(error)}") from error
         described = machine.describe(settings.device, "system")
-    rates = f"{units.short(RATES[0])} to {units.short(RATES[-1])}"
+    rates = f"{units.short(max(RATES))} to {units.short(min(RATES))}"
     return Sanity(
         command=origin.command(),
         created=origin.now(),

@@ -25,7 +25,7 @@ from cnnprof.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cnnprof.learning import Classroom
+    from cnnprof.learning import Experiment
     from cnnprof.profiling import Listener
     from cnnprof.records import Comparison, Gate, Record, Run, Training
     from cnnprof.training.progress import Tick
@@ -460,7 +460,7 @@ def train(
                     threads=threads,
                     checkpoints=checkpoints or Path("checkpoints"),
                     keep_checkpoints=checkpoints is not None,
-                    audience=learning.Audience(keeper.update, tick),
+                    listener=learning.Listener(keeper.update, tick),
                 )
             except Interrupted as interrupted:
                 record = interrupted.run
@@ -475,8 +475,13 @@ def train(
 
 
 def _training_code(record: "Training") -> int:
+    for run in record.runs:
+        if run.not_saved:
+            _complain(f"{run.model}, seed {run.seed}: {run.not_saved}", 0)
     if record.partial:
-        return _complain("interrupted: the same command goes on from the last whole epochs", 130)
+        begun = any(run.images for run in record.runs)
+        on = ": the same command goes on from the last whole epochs" if begun else " before an epoch was finished"
+        return _complain(f"interrupted{on}", 130)
     failed = [run for run in record.runs if run.failure]
     for run in failed:
         _complain(f"{run.model}, seed {run.seed}: its training stopped: {run.failure}", 1)
@@ -855,7 +860,7 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
         from cnnprof.reporting import terminal
 
         names = catalog.preset(preset) if (preset := options.get("preset")) else names
-        classroom = _classroom(names, size, options) if options.get("train") else None
+        experiment = _experiment(names, size, options) if options.get("train") else None
         keeper = _Keeper(places, _stem)
         with _screen(options["quiet"] or options["as_json"]) as screen:
             listener = _both(keeper, screen)
@@ -876,9 +881,9 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
                     run = profiling.profile(name, instruments=instruments, **arguments, **settings)
             except Interrupted as interrupted:
                 run = interrupted.run
-        if classroom is not None and not run.partial:
+        if experiment is not None and not run.partial:
             assert isinstance(run, Comparison)
-            run = _taught(run, classroom, options["quiet"] or options["as_json"], keeper)
+            run = _trained(run, experiment, options["quiet"] or options["as_json"], keeper)
         targets = keeper.finish(run)
         if not (options["quiet"] or options["as_json"]):
             console.print(terminal.renderable(run, show_work=options["show_work"]))
@@ -889,7 +894,7 @@ def _measure(names: Sequence[str], options: dict[str, Any]) -> None:
     raise typer.Exit(_code(run, options["strict"]))
 
 
-def _classroom(names: Sequence[str], size: Any, options: dict[str, Any]) -> "Classroom":
+def _experiment(names: Sequence[str], size: Any, options: dict[str, Any]) -> "Experiment":
     """Check all that training needs before anything is measured."""
     from cnnprof import learning
 
@@ -907,13 +912,13 @@ def _classroom(names: Sequence[str], size: Any, options: dict[str, Any]) -> "Cla
     )
 
 
-def _taught(run: "Comparison", classroom: "Classroom", silent: bool, keeper: "_Keeper") -> "Comparison":
+def _trained(run: "Comparison", experiment: "Experiment", silent: bool, keeper: "_Keeper") -> "Comparison":
     """Add what they learn to what was measured."""
     from cnnprof import learning
 
     with _training_bar(silent) as tick:
         try:
-            return learning.alongside(run, classroom, learning.Audience(keeper.update, tick))
+            return learning.alongside(run, experiment, learning.Listener(keeper.update, tick))
         except Interrupted as interrupted:
             known: Comparison = interrupted.run
             return known

@@ -23,6 +23,17 @@ class Interrupted(KeyboardInterrupt):
         self.run = run
 
 
+def checked_count(what: str, number: int) -> None:
+    """Raise UsageError for what is no whole number of at least 1."""
+    if not is_count(number):
+        raise UsageError(f"{what} {number!r}: a whole number of at least 1 was expected")
+
+
+def is_count(number: object) -> bool:
+    """Return whether it is a whole number of at least 1."""
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, cut where it grows long, or its type where it says nothing."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]

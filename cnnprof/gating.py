@@ -4,7 +4,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from cnnprof.comparison.ratios import contrast, in_two_processes
 from cnnprof.errors import NoSuchModelError, UsageError
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
-from cnnprof.records import Candidate, Comparison, Gate, Mode, Profile, Run, Settings
+from cnnprof.records import Candidate, Comparison, Doubt, Gate, Mode, Profile, Run, Settings
 from cnnprof.remote import Worker
 from cnnprof.revisions import Checkout, checked_out, working_tree
 from cnnprof.subjects import Subject, settings_of, subject_of
@@ -171,14 +171,31 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
         for worker in workers:
             stack.callback(worker.close)
             worker.start(_open, _within(asked, working, worker.checkout), str(worker.checkout.root), str(working.root))
-        before, now = ([*worker.result()] for worker in workers)
+        now = list(workers[1].result())
+        try:
+            before = list(workers[0].result())
+        except UsageError as error:
+            raise UsageError(f"{revision}: {error}") from None
         names = [candidate.name for candidate in before]
         if asked.times and names:
             times = _timed(asked, names, workers, progress)
             before, now = (_with(*each) for each in zip((before, now), times, strict=True))
     run = _document(now, asked.settings)
     gate = held(asked.limits, before, run, f"{revision} ({there.commit})", in_two_processes, asked.time_s)
-    return replace(gate, commit=working.commit, processes=tuple(worker.pid for worker in workers))
+    doubts = (*_about(asked, working), *gate.doubts)
+    return replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))
+
+
+def _about(asked: Asked, working: Checkout) -> Iterator[Doubt]:
+    """Say what of both states is not what it seems."""
+    if working.commit.endswith("-dirty"):
+        said = "it has changes that are not committed, which are part of what was held to the limits"
+        yield Doubt("working tree", said)
+    for name, model in asked.models:
+        source = catalog.parse(model).name.rpartition(":")[0]
+        elsewhere = source.endswith(".py") and not Path(source).resolve().is_relative_to(working.root)
+        if elsewhere or source in ("", "torchvision", "timm"):
+            yield Doubt(name, "it is not of this repository: both sides are the same code")
 
 
 def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> list[Candidate]:
@@ -277,10 +294,10 @@ def _far(call: Any, samples: int, repeats: int) -> list[float]:
 class _Bench:
     """The models of one checkout, and the calls that are timed."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, of_a_revision: bool) -> None:
         self.subjects: list[Subject] = []
         for name, model in asked.models:
-            with suppress(NoSuchModelError):  # of a revision that does not have it yet
+            with suppress(NoSuchModelError) if of_a_revision else nullcontext():  # which does not have it yet
                 self.subjects.append(asked.subject(name, model))
         settings = asked.settings
         self.described = [_described(subject, asked) for subject in self.subjects]
@@ -310,7 +327,7 @@ _bench: list[_Bench] = []
 
 def _open(asked: Asked, checkout: str, working: str) -> list[Candidate]:
     """Build the models that are there, and tell what needs no clock. Raises UsageError where code is of elsewhere."""
-    _bench[:] = [_Bench(asked)]
+    _bench[:] = [_Bench(asked, checkout != working)]
     strays = _strays(Path(checkout), Path(working))
     if strays:
         raise UsageError(
@@ -325,7 +342,9 @@ def _strays(checkout: Path, working: Path) -> list[str]:
     if checkout == working:
         return []
     files = {
-        name: Path(file) for name, module in list(sys.modules.items()) if (file := getattr(module, "__file__", None))
+        name: Path(file).resolve()
+        for name, module in list(sys.modules.items())
+        if (file := getattr(module, "__file__", None))
     }
     own = Path(__file__).parent
     return [

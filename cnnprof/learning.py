@@ -19,7 +19,7 @@ from torch import nn
 
 from cnnprof import machine, optimizers, origin, statistics, timing, units
 from cnnprof.analysis import counts
-from cnnprof.errors import Interrupted, NotFiniteError, UsageError, said
+from cnnprof.errors import Interrupted, NotFiniteError, UsageError, checked_count, said
 from cnnprof.inputs import Inputs
 from cnnprof.matching import matched
 from cnnprof.models import catalog
@@ -38,7 +38,7 @@ from cnnprof.records import (
     TrainingContrast,
     TrainingRun,
 )
-from cnnprof.subjects import SEEDS, Model, Subject, checked_count, image_size, settings_of, subject_of, told_apart
+from cnnprof.subjects import SEEDS, Model, Subject, image_size, settings_of, subject_of, told_apart
 from cnnprof.training import checkpoints as files
 from cnnprof.training.data import Pictures, batches, load
 from cnnprof.training.progress import Tick
@@ -50,7 +50,7 @@ EPOCHS = 10
 
 
 @dataclass(frozen=True)
-class Audience:
+class Listener:
     """Who hears of training while it goes on: each state of the document, and each tick with its model and seed."""
 
     update: Callable[[Any], None] | None = None
@@ -83,20 +83,20 @@ def train(
     batch_size: int = 64,
     *,
     keep_checkpoints: bool = True,
-    audience: Audience | None = None,
+    listener: Listener | None = None,
     **how: Unpack[How],
 ) -> Training:
-    """Train classifiers from each seed, for `epochs` (10 by default), or `time_s` seconds of training steps a run.
+    """Train classifiers from each seed for `epochs` (10 by default) or for `time_s` seconds of training steps a run.
 
     The first is the baseline; differences of the test accuracy are paired over seeds. `optimizer` is one of torch.optim
     with its arguments: 'sgd(lr=0.1, momentum=0.9)'. `data` is auto, digits, cifar10, cifar100, mnist, fashion-mnist,
     folder:PATH or fake. `checkpoints` is a folder, from which runs that were ended go on; they are kept, or removed
     when all is done. Raises UsageError for unusable input, and Interrupted, with what was learned, at Ctrl-C.
     """
-    classroom = prepared(models, input_size, batch_size, **how)
-    record = classroom.teach(audience or Audience())
+    experiment = prepared(models, input_size, batch_size, **how)
+    record = experiment.run(listener or Listener())
     if not keep_checkpoints and not any(run.failure for run in record.runs):
-        classroom.forget()
+        experiment.remove_checkpoints()
     return record
 
 
@@ -119,7 +119,7 @@ def prepared(
     compile: bool = False,
     threads: int | None = None,
     checkpoints: str | Path | None = None,
-) -> "Classroom":
+) -> "Experiment":
     """Check and load all that `train` needs, and train nothing yet."""
     if isinstance(models, str | nn.Module):
         models = [models]
@@ -146,6 +146,9 @@ def prepared(
             "time_s": time_s,
         },
     )
+    if epochs is not None and time_s is not None:
+        asked = f"{units.plural(epochs, 'epoch')} and {units.seconds(time_s)} were asked for"
+        raise UsageError(f"{asked}: a run ends after one or the other; leave one out")
     subjects = told_apart([subject_of(name, model, input_size, batch_size, None) for name, model in named])
     config = TrainingConfig(
         batch_size=batch_size,
@@ -162,15 +165,17 @@ def prepared(
     )
     make = optimizers.maker(optimizer, settings.device.startswith("cuda"))
     folder = None if checkpoints is None else Path(checkpoints)
+    if folder is not None and folder.is_file():
+        raise UsageError(f"checkpoints: {folder} is a file; a folder was expected")
     seen = _pictures(subjects, lambda size: load(data, size, data_dir=data_dir, download=download))
     learners = tuple(_learner(subject, seen[subject.name], make) for subject in subjects)
-    marks = {subject.name: _mark(subject) for subject in subjects} if folder is not None else {}
-    return Classroom(subjects, learners, seen, config, settings, make, folder, marks)
+    fingerprints = {subject.name: _fingerprint(subject) for subject in subjects} if folder is not None else {}
+    return Experiment(subjects, learners, seen, config, settings, make, folder, fingerprints)
 
 
 def of_compared(
     models: Sequence[str], match: Count | None = None, input_size: Sequence[int] | int | None = None, **how: Unpack[How]
-) -> "Classroom":
+) -> "Experiment":
     """Prepare what compared classifiers learn; of blocks, what small networks learn that are made of them.
 
     Those are `stack`s of each block, as large as the first by `match`, params by default, and one of the first without
@@ -183,15 +188,15 @@ def of_compared(
     return prepared(dict(zip(names, models, strict=True)), input_size, **how)
 
 
-def alongside(comparison: Comparison, classroom: "Classroom", audience: "Audience") -> Comparison:
+def alongside(comparison: Comparison, experiment: "Experiment", listener: "Listener") -> Comparison:
     """Add to a comparison what its models learn. What Interrupted holds at Ctrl-C is the comparison."""
 
     def told(training: Training) -> None:
-        if audience.update is not None:
-            audience.update(replace(_with(comparison, training), partial=True))
+        if listener.update is not None:
+            listener.update(replace(_with(comparison, training), partial=True))
 
     try:
-        return _with(comparison, classroom.teach(replace(audience, update=told)))
+        return _with(comparison, experiment.run(replace(listener, update=told)))
     except Interrupted as interrupted:
         raise Interrupted(replace(_with(comparison, interrupted.run), partial=True)) from None
     except KeyboardInterrupt:  # before anything was learned
@@ -234,7 +239,7 @@ Runs = Mapping[Key, TrainingRun]
 
 
 @dataclass(frozen=True)
-class Classroom:
+class Experiment:
     """Models, what they learn from, and how."""
 
     subjects: Sequence[Subject]
@@ -245,19 +250,19 @@ class Classroom:
     settings: Settings
     make_optimizer: optimizers.Maker
     checkpoints: Path | None
-    marks: Mapping[str, str]
+    fingerprints: Mapping[str, str]
     """What tells each model from one of other code: a checkpoint is that of a model that computes the same."""
 
-    def teach(self, audience: "Audience") -> Training:
+    def run(self, listener: "Listener") -> Training:
         """Train all of them; at Ctrl-C, Interrupted holds what was learned."""
         runs: Runs = {}
         with timing.surroundings(self.settings), files.RandomState.kept():
             document = partial(self._document, self._start())
             try:
-                for known in itertools.chain([runs], self.lessons(audience)):
+                for known in itertools.chain([runs], self.epochs(listener)):
                     runs = known
-                    if audience.update is not None:
-                        audience.update(document(runs, True))
+                    if listener.update is not None:
+                        listener.update(document(runs, True))
             except KeyboardInterrupt:
                 raise Interrupted(document(runs, True)) from None
         return document(runs, False)
@@ -301,28 +306,29 @@ class Classroom:
             partial=partial,
         )
 
-    def lessons(self, audience: Audience) -> Iterator[Runs]:
+    def epochs(self, listener: Listener) -> Iterator[Runs]:
         """Yield all runs after each epoch of each: seed by seed, where models take turns."""
         runs: dict[Key, TrainingRun] = {}
         for seed in self.config.seeds:
-            courses = {
-                subject.name: self._course(subject, seed, partial(audience.tick, subject.name, seed))
+            trainings = {
+                subject.name: self._train(subject, seed, partial(listener.tick, subject.name, seed))
                 for subject in self.subjects
             }
-            while courses:
-                for name, course in list(courses.items()):
+            while trainings:
+                for name, training in list(trainings.items()):
                     key = name, seed
                     try:
-                        runs[key] = _run_of(key, next(course))
+                        runs[key] = _run_of(key, next(training))
                     except StopIteration:
-                        del courses[name]
+                        del trainings[name]
                         continue
                     except (Exception, SystemExit) as error:  # noqa: BLE001  # a model may raise anything
-                        runs[key] = replace(runs.get(key, TrainingRun(*key)), failure=_why(error))
-                        del courses[name]
+                        run = runs.get(key, TrainingRun(*key))
+                        runs[key] = replace(run, failure=_why(error, run))
+                        del trainings[name]
                     yield dict(runs)
 
-    def _course(self, subject: Subject, seed: int, tick: Callable[[Tick], None]) -> Iterator[History]:
+    def _train(self, subject: Subject, seed: int, tick: Callable[[Tick], None]) -> Iterator[History]:
         """Build a model from a seed and train it; everything that draws numbers starts from that seed."""
         _seed_all(seed)
         config = self.config
@@ -351,11 +357,13 @@ class Classroom:
             return None
         seen = self.pictures[subject.name]
         given = replace(self.config, epochs=None, time_s=None, seeds=(seed,))
-        decides = f"{self.marks[subject.name]}|{subject.name}|{image_size(subject)}|{seen.name}|{seen.note}|{given}"
+        decides = (
+            f"{self.fingerprints[subject.name]}|{subject.name}|{image_size(subject)}|{seen.name}|{seen.note}|{given}"
+        )
         slug = re.sub(r"[^\w.-]+", "-", subject.name).strip("-.")[:60] or "model"
         return self.checkpoints / f"{slug}-seed{seed}-{hashlib.sha256(decides.encode()).hexdigest()[:8]}.pt"
 
-    def forget(self) -> None:
+    def remove_checkpoints(self) -> None:
         """Remove the checkpoints of all runs, and the folder where nothing else is in it."""
         for subject, seed in itertools.product(self.subjects, self.config.seeds):
             path = self.checkpoint(subject, seed)
@@ -387,8 +395,11 @@ def _run_of(key: Key, history: History) -> TrainingRun:
     )
 
 
-def _why(error: BaseException) -> str:
-    return str(error) if isinstance(error, NotFiniteError) else said(error)
+def _why(error: BaseException, run: TrainingRun) -> str:
+    """Say what ended a run, and in which epoch, if not in its first."""
+    if isinstance(error, NotFiniteError):
+        return str(error)
+    return f"epoch {len(run.train_loss) + 1}: {said(error)}" if run.train_loss else said(error)
 
 
 def _pictures(
@@ -428,7 +439,7 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
     return Learner(subject.name, text, size, params, forward, macs("training"))
 
 
-def _mark(subject: Subject) -> str:
+def _fingerprint(subject: Subject) -> str:
     """Hash how a model prints, and what it makes of fixed images and weights in both modes."""
     with files.RandomState.kept(), torch.no_grad():
         _seed_all(0)
@@ -476,18 +487,18 @@ def _sampling_error(pairs: Sequence[tuple[TrainingRun, TrainingRun]], test_image
     return 100 * float(gained.std()) / math.sqrt(test_images)
 
 
-def _doubts(classroom: Classroom, runs: Runs) -> Iterator[Doubt]:
-    config = classroom.config
-    if len(config.seeds) < 2 and len(classroom.subjects) > 1:
+def _doubts(experiment: Experiment, runs: Runs) -> Iterator[Doubt]:
+    config = experiment.config
+    if len(config.seeds) < 2 and len(experiment.subjects) > 1:
         yield Doubt("seeds", "one seed carries no interval: another one may turn the order round", "--seeds 3")
-    if len(classroom.subjects) > 1:
+    if len(experiment.subjects) > 1:
         about = f"all models were trained with {config.optimizer}: with a rate of its own each may learn better"
         yield Doubt("learning rate", about, "cnnprof train with another --optimizer or --lr")
-    for subject in classroom.subjects:
+    for subject in experiment.subjects:
         if isinstance(subject.asked[1], nn.Module) and len(config.seeds) > 1:
             yield Doubt(subject.name, "it was given as a module: every seed begins with the same weights")
-    if len({image_size(subject) for subject in classroom.subjects}) > 1:
-        sizes = ", ".join(f"{subject.name} {units.size(image_size(subject))}" for subject in classroom.subjects)
+    if len({image_size(subject) for subject in experiment.subjects}) > 1:
+        sizes = ", ".join(f"{subject.name} {units.size(image_size(subject))}" for subject in experiment.subjects)
         yield Doubt("input size", f"the images were not of one size: {sizes}", "--input-size")
     for (name, seed), run in runs.items():
         if config.epochs is not None and len(run.train_loss) > config.epochs:

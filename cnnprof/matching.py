@@ -111,7 +111,7 @@ def _default(candidate: str, by: Count, input_size: Any) -> str:
         counted = _Family(candidate, name, by, input_size).counted()
         if len({counted(value) for value in (whole[name], whole[name] + 1, 2 * whole[name])} - {None}) > 1:
             return name
-    raise UsageError(f"{candidate}: found no whole number among its arguments that changes its {WHAT[by]}; try --vary")
+    raise UsageError(f"{candidate}: no whole number among its arguments changes its {WHAT[by]}; name one to vary")
 
 
 def _nearest(family: _Family, wanted: int) -> int:

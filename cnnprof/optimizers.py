@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable
 
@@ -57,6 +58,9 @@ def with_arguments(asked: str, **given: object) -> str:
     if match is None or not more:
         return asked
     args, kwargs = literals(asked, match["arguments"] or "")
+    for name, value in more.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name} {value}: a finite number was expected")
     twice = next((name for name in more if name in kwargs), None)
     if twice is not None:
         raise UsageError(f"optimizer {asked!r}: {twice} is given twice, here and as {more[twice]!r}; leave one out")

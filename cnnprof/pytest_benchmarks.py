@@ -155,7 +155,7 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
         if problem:  # out here, so that pytest shows no exception behind it
             pytest.fail(problem, pytrace=False)
         if found is not None:
-            benchmark.extra_info[benchmarked.KEY] = store.to_document(found)
+            benchmark.extra_info[benchmarked.KEY] = store.as_part(found)
             request.config.stash[_SESSION].found[request.node.nodeid] = found
 
     return measure

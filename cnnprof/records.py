@@ -9,7 +9,7 @@ import statistics as stdlib_statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from cnnprof import statistics
 from cnnprof.statistics import Interval, Verdict
@@ -1316,6 +1316,16 @@ class TrainingRun:
     def final_percent(self) -> float | None:
         """Test accuracy after the last epoch."""
         return self.test_accuracy_percent[-1] if self.test_accuracy_percent else None
+
+
+class FitResult(NamedTuple):
+    """What each epoch of a trainer gave: losses are means over its samples, accuracies percent."""
+
+    num_epochs: int
+    train_loss: list[float]
+    train_acc: list[float]
+    test_loss: list[float]
+    test_acc: list[float]
 
 
 @dataclass(frozen=True)

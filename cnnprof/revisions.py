@@ -37,7 +37,7 @@ def working_tree() -> Checkout:
 def commit_of(revision: str) -> str:
     """Return the commit that a revision names. Raises UsageError where there is none."""
     try:
-        return _git(Path.cwd(), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        return _git(Path.cwd(), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     except _RefusedError:
         raise UsageError(
             f"--against {revision!r}: neither a file nor a revision of this repository; a run's .json, or a branch, "
@@ -55,7 +55,7 @@ def checked_out(revision: str) -> Iterator[Checkout]:
     _remove_left_over(working.root)
     path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()
     keeper = subprocess.Popen(
-        [sys.executable, "-I", _worktree.__file__, str(working.root), commit, str(path / "tree")],
+        [sys.executable, "-I", _worktree.__file__, str(working.root), commit, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -68,12 +68,10 @@ def checked_out(revision: str) -> Iterator[Checkout]:
         failure = keeper.stdout.readline().strip()
         if failure:
             raise UsageError(f"--against {revision!r}: git cannot check it out: {failure}")
-        tree = path / "tree"
-        folder = tree / working.folder.relative_to(working.root)
-        yield Checkout(tree, folder if folder.is_dir() else tree, commit[:12])
+        folder = path / working.folder.relative_to(working.root)
+        yield Checkout(path, folder if folder.is_dir() else path, commit[:12])
     finally:
         keeper.communicate()
-        shutil.rmtree(path, ignore_errors=True)
 
 
 _PREFIX = "cnnprof-worktree-"

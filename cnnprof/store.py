@@ -54,10 +54,24 @@ DERIVED: dict[type, tuple[str, ...]] = {
 }
 
 
-def to_document(record: records.Record | records.Benchmark) -> dict[str, Any]:
-    """Turn a record into what its JSON document holds."""
-    kind = next(kind for kind, cls in {**KINDS, **PARTS}.items() if isinstance(record, cls))
-    return {"schema": f"cnnprof.{kind}/{VERSION}", **_plain(record)}
+def kind_of(record: object) -> str:
+    """Name the kind of a record. Raises UsageError for what is none."""
+    for kind, cls in KINDS.items():
+        if isinstance(record, cls):
+            return kind
+    known = ", ".join(cls.__name__ for cls in KINDS.values())
+    raise UsageError(f"{type(record).__name__} is no record of cnnprof; those are {known}")
+
+
+def to_document(record: records.Record) -> dict[str, Any]:
+    """Turn a record into what its JSON document holds. Raises UsageError for what is no record."""
+    return {"schema": f"cnnprof.{kind_of(record)}/{VERSION}", **_plain(record)}
+
+
+def as_part(part: records.Benchmark) -> dict[str, Any]:
+    """Turn a record into what stands of it in a document of others."""
+    kind = next(kind for kind, cls in PARTS.items() if isinstance(part, cls))
+    return {"schema": f"cnnprof.{kind}/{VERSION}", **_plain(part)}
 
 
 def from_document(document: Any, source: str = "the document") -> records.Record:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import nn
 
-from cnnprof.errors import UsageError
+from cnnprof.errors import UsageError, checked_count, is_count
 from cnnprof.inputs import Inputs
 from cnnprof.models import catalog
 from cnnprof.records import MODES, Match, Mode, Own, Settings, Size
@@ -89,7 +89,7 @@ def subject_of(
         own = _example(found.module)
     checked_count("batch size", batch_size)
     if own is None and size is None:
-        raise UsageError(f"{found.name} does not say what it is fed; give --input-size, such as 3x224x224")
+        raise UsageError(f"{found.name} does not say what it is fed; give an input size, such as 3x224x224")
     return Subject(
         name or found.name,
         found.resolved,
@@ -109,7 +109,7 @@ def image_size(subject: Subject) -> tuple[int, int, int]:
     """
     size = subject.input_size
     if size is None or len(size) != 3:
-        raise UsageError(f"{subject.name} takes no single image (C, H, W); give its size, such as --input-size 3x32x32")
+        raise UsageError(f"{subject.name} takes no single image (C, H, W); give its size, such as 3x32x32")
     own = [name for name, value in vars(subject.own).items() if value is not None and name != "input_size"]
     if own:
         raise UsageError(f"{subject.name}: what learns takes no setting after '@' but input-size, it has {own[0]}")
@@ -145,19 +145,9 @@ def _checked_size(size: Sequence[int] | int | None) -> Size | None:
     if size is None:
         return None
     lengths = tuple(size) if isinstance(size, Iterable) else (size,)
-    if not lengths or not all(_is_count(length) for length in lengths):
+    if not lengths or not all(is_count(length) for length in lengths):
         raise UsageError(f"input size {size!r}: positive whole numbers without the batch were expected: 3, 224, 224")
     return lengths
-
-
-def checked_count(what: str, number: int) -> None:
-    """Raise UsageError for what is no whole number of at least 1."""
-    if not _is_count(number):
-        raise UsageError(f"{what} {number!r}: a whole number of at least 1 was expected")
-
-
-def _is_count(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def told_apart(subjects: Sequence[Subject]) -> list[Subject]:
@@ -223,7 +213,7 @@ def _device(asked: str) -> str:
     device = parsed_device(asked)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count() or "none"
-        raise UsageError(f"device {asked!r}: torch {torch.__version__} finds {found} here; use --device cpu")
+        raise UsageError(f"device {asked!r}: torch {torch.__version__} finds {found} here; use cpu")
     return asked
 
 

@@ -132,6 +132,87 @@ class Deep(nn.Module):
         return self.head(self.features(x))
 
 
+class Whole(Healthy):
+    """Computes with whole numbers, which are large and have no slope."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x * 10).mul(100).long().float())
+
+
+class Rounded(Healthy):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mul(10).round())
+
+
+class SetAnew(Healthy):
+    """Its first weights are the same in every pass, whatever they learn."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.features[0].weight.copy_(torch.linspace(-0.2, 0.2, 216).view(8, 3, 3, 3))
+        return super().forward(x)
+
+
+class Alike(Healthy):
+    """All units of a layer begin as one, and nothing tells them apart; the loss falls all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Linear(256, 64)
+        self.head = nn.Linear(64, 10)
+        nn.init.constant_(self.middle.weight, 0.02)
+        nn.init.constant_(self.middle.bias, 0.0)
+        nn.init.constant_(self.head.weight, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.middle(self.features(x)))
+
+
+class Cut(Healthy):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+class Flipped(Healthy):
+    """Scores another image than the one that it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flip(0))
+
+
+class Dropped(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.99)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(self.features(x)))
+
+
+class OneUnit(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.head = nn.Linear(256, 1), nn.Linear(1, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.narrow(self.features(x)))
+
+
+class Squashed(Healthy):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).tanh() * 0.01
+
+
+class Sigmoids(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        hidden = [part for _ in range(15) for part in (nn.Linear(64, 64), nn.Sigmoid())]
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.Sigmoid(), *hidden, nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 class OwnNoise(Healthy):
     """Draws noise that torch's seed does not reach."""
 
@@ -174,6 +255,116 @@ class LogScores(Healthy):
         return torch.log_softmax(super().forward(x), 1)
 
 
+class Residual(nn.Module):
+    """Its branch begins at zero: the last batch norm's gain does."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        conv = [nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(2)]
+        self.branch = nn.Sequential(conv[0], nn.BatchNorm2d(width), nn.ReLU(), conv[1], nn.BatchNorm2d(width))
+        nn.init.zeros_(self.branch[-1].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.branch(x)).relu()
+
+
+def convolved(*parts: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), *parts, nn.Flatten(), nn.Linear(16 * 64, 10))
+
+
+class ZeroGains(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = nn.Sequential(), convolved(nn.BatchNorm2d(16), *(Residual() for _ in range(4)))
+
+
+class Grouped(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        separable = (nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 16, 1))
+        self.features, self.head = nn.Sequential(), convolved(nn.GroupNorm(4, 16), nn.GELU(), *separable)
+
+
+class ZeroHead(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+class Repeated(Healthy):
+    """Takes one layer four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.middle = nn.LayerNorm(256), nn.Linear(256, 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.features(x)
+        for _ in range(4):
+            found = found + self.middle(self.norm(found)).relu()
+        return self.head(found)
+
+
+class Gated(Healthy):
+    """Each branch is multiplied by a number that begins at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Linear(256, 256) for _ in range(3)])
+        self.gains = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.features(x)
+        for branch, gain in zip(self.branches, self.gains, strict=True):
+            found = found + gain * branch(found).relu()
+        return self.head(found)
+
+
+class Cosine(Healthy):
+    """Scores are cosines times a temperature that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(256, 10, bias=False)
+        self.temperature = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, classes = nn.functional.normalize(self.features(x)), nn.functional.normalize(self.head.weight)
+        return found @ classes.T * self.temperature.exp()
+
+
+class Quantised(Healthy):
+    """Rounds forwards, and lets gradients pass straight through."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.features(x)
+        return self.head(found + (found.mul(8).round() / 8 - found).detach())
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.head = nn.LSTM(96, 64, batch_first=True), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rows(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+
+
+class Lines(nn.Module):
+    """No activation at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.Linear(64, 64), nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+WELL = ("ZeroGains", "Grouped", "ZeroHead", "Repeated", "Gated", "Cosine", "Quantised", "Recurrent", "Lines")
+"""Unusual, and healthy."""
+
 SICK = {
     "LoudHead": "loss at start",
     "SoftmaxTwice": "raw scores",
@@ -189,5 +380,15 @@ SICK = {
     "DeadLayer": "dead ReLUs",
     "Deep": "depth",
     "OwnNoise": "deterministic",
+    "Whole": "all parameters move",
+    "Rounded": "all parameters move",
+    "SetAnew": "all parameters move",
+    "Alike": "all parameters move",
+    "Cut": "all parameters move",
+    "Flipped": "samples independent",
+    "Dropped": "overfits a batch",
+    "OneUnit": "overfits a batch",
+    "Squashed": "overfits a batch",
+    "Sigmoids": "depth",
 }
 """The check that fails, and no other."""

@@ -39,7 +39,7 @@ def model(params: int, macs: int, median_s: float, machine: Machine = MACHINE, w
 
 
 def entry(name: str, median_s: float, found: Benchmark | None = None) -> dict[str, object]:
-    extra = {"theirs": 1} | ({"cnnprof": store.to_document(found)} if found else {})
+    extra = {"theirs": 1} | ({"cnnprof": store.as_part(found)} if found else {})
     stats = {"median": median_s, "iqr": median_s / 10, "rounds": 50, "min": median_s, "mean": median_s}
     return {"name": name, "fullname": f"tests/test_it.py::{name}", "extra_info": extra, "stats": stats}
 

@@ -91,7 +91,7 @@ def test_a_file(tmp_path, monkeypatch):
     assert cnnprof.analyze(f"{tmp_path / 'net.py'}:build(out=5)").macs == 4 * 6 * 5
     with pytest.raises(UsageError, match="building it raised KeyError: 'why'"):
         catalog.resolve(f"{tmp_path / 'net.py'}:breaks")
-    with pytest.raises(UsageError, match="does not say what it is fed; give --input-size"):
+    with pytest.raises(UsageError, match="does not say what it is fed; give an input size, such as 3x224x224"):
         cnnprof.analyze(f"{tmp_path / 'net.py'}:ready")
     monkeypatch.chdir(tmp_path)
     assert cnnprof.analyze("net:build").params == 14

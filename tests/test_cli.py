@@ -1,6 +1,9 @@
 """The command line as it is typed: exit codes, what stands where, what bad input is told."""
 
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnnprof import cli, profiling, store, timing
+from cnnprof import ClassifierTrainer, cli, profiling, store, timing
 
 SMALL = ["--input-size", "256x6x6", "-b", "1", "--time", "0.3"]
 
@@ -128,6 +131,11 @@ def test_a_loss_from_a_file(run, tmp_path):
         (["analyze", "torch.nn:Linear(4,2)", "--input-size", "5"], "refused its input 1x3x5x5"),
         (["models", "zzzz"], "'zzzz'"),
         (["report", "none.json"], "cannot be read"),
+        (["train", "cnn", "--lr", "nan"], "lr nan: a finite number was expected"),
+        (["train", "cnn", "--lr", "inf"], "lr inf: a finite number was expected"),
+        (["train", "cnn", "--lr", "-1"], "optimizer 'adam(lr=-1.0)': Adam refuses it: Invalid learning rate: -1.0"),
+        (["train", "cnn", "--epochs", "3", "--seconds", "5"], "3 epochs and 5 s were asked for: a run ends after one"),
+        (["train", "cnn", "--checkpoints", __file__], "test_cli.py is a file; a folder was expected"),
         (["frobnicate"], "No such command 'frobnicate'; see"),
     ],
 )
@@ -164,7 +172,7 @@ def test_ctrl_c_before_measuring(run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(profiling, "_analyzed", interrupted)
+    monkeypatch.setattr(profiling, "analyzed", interrupted)
     assert run("compare", "cnn", "x=cnn") == (130, "", "cnnprof: interrupted before anything was measured\n")
 
 
@@ -184,7 +192,7 @@ def test_standard_output_that_takes_nothing(redirection, code, said):
 def test_cuda_where_there_is_none(run):
     code, _, err = run("profile", "cnn", "--device", "cuda")
     assert code == 2
-    assert "finds none here; use --device cpu" in err
+    assert "finds none here; use cpu" in err
 
 
 def test_a_model_that_fails_half_way_leaves_the_others_saved(run, tmp_path):
@@ -208,6 +216,36 @@ def test_a_model_that_fails_half_way_leaves_the_others_saved(run, tmp_path):
     assert document["profiles"][1]["latency"]["inference"]["median_s"] > 0
     assert document["comparisons"][1]["training_latency"] is not None  # without a ratio where the machine is busy
     assert document["profiles"][2]["latency"]["training"]["median_s"] > 0
+
+
+TRAIN = ["train", "cnn(in_size=(1, 8, 8), channels=[4])", "--data", "fake", "--seeds", "1", "--quiet"]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told(run, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, out, err = run(*TRAIN, "--epochs", "2")
+    assert (code, out) == (0, "")
+    told = rf"cnnprof: {re.escape(TRAIN[1])}, seed 42: checkpoints/\S+\.pt: epoch 2 was not saved: No space .*\n"
+    assert re.fullmatch(told, err)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [(0, " before an epoch was finished"), (1, ": the same command goes on from the last whole epochs")],
+)
+def test_ctrl_c_says_what_there_is_to_go_on_from(run, monkeypatch, epochs, said):
+    honest = ClassifierTrainer._train
+
+    def until(trainer, dl, max_batches, verbose, number, time_s):
+        if number > epochs:
+            raise KeyboardInterrupt
+        return honest(trainer, dl, max_batches, verbose, number, time_s)
+
+    monkeypatch.setattr(ClassifierTrainer, "_train", until)
+    assert run(*TRAIN) == (130, "", f"cnnprof: interrupted{said}\n")
 
 
 def test_ctrl_c_saves_what_was_measured(run, monkeypatch):

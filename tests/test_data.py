@@ -353,13 +353,60 @@ def test_train_and_test_of_a_folder_must_agree(folder):
 def test_a_folder_without_classes_to_tell_apart_is_refused(folder, tmp_path):
     assert "there is no such folder" in refusal(f"folder:{tmp_path}/none", SIZE)
     (tmp_path / "bare").mkdir()
-    assert "find any class folder" in refusal(f"folder:{tmp_path}/bare", SIZE)
+    assert refusal(f"folder:{tmp_path}/bare", SIZE).endswith("two classes or more was expected; found 0 images in none")
     path = folder(classes=("red",))
-    assert "one class, red, was found" in refusal(f"folder:{path}", SIZE)
+    assert refusal(f"folder:{path}", SIZE).endswith("two classes or more was expected; found red")
+    assert refusal(f"folder:{path}/red", SIZE).endswith("two classes or more was expected; found 10 images in none")
+    assert "it is a file; one with a subfolder" in refusal(f"folder:{path}/red/0.png", SIZE)
     (path / "empty").mkdir()
-    assert "no valid file for the classes empty" in refusal(f"folder:{path}", SIZE)
-    Image.new("RGB", (4, 4)).save(path / "empty" / "only.png")
-    assert "Split it into train and test yourself" in refusal(f"folder:{path}", SIZE)
+    assert f"{path}/empty: holds no image (.jpg, .jpeg, .png" in refusal(f"folder:{path}", SIZE)
+
+
+def test_too_few_images_to_split_are_told(folder):
+    path = folder()
+    for file in path.glob("red/[1-9].png"):
+        file.unlink()
+    assert "pets: 11 images of 2 classes, 1 of one, are too few to test on a fifth; five" in refusal(
+        f"folder:{path}", SIZE
+    )
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_one_part_of_a_folder_alone_is_told(folder, part):
+    path = folder(part)
+    told = f"has {part} alone, where train and test were expected; add the other, or name {path}/{part}, which"
+    assert told in refusal(f"folder:{path}", SIZE)
+
+
+def test_train_and_test_without_classes_are_no_classes(folder):
+    path = folder()
+    (path / "blue").rename(path / "train")
+    (path / "red").rename(path / "test")
+    assert f"{path}/train: a subfolder of images for each" in refusal(f"folder:{path}", SIZE)
+
+
+def test_a_class_may_be_called_train(folder):
+    path = folder()
+    (path / "red").rename(path / "train")
+    assert data.load(f"folder:{path}", SIZE).classes == 2
+
+
+def test_what_is_hidden_in_a_folder_is_not_seen(folder):
+    path = folder()
+    before = data.load(f"folder:{path}", SIZE)
+    for hidden in (path / ".git", path / ".ipynb_checkpoints", path / "red" / ".ipynb_checkpoints"):
+        hidden.mkdir()
+        (hidden / "0-checkpoint.png").write_bytes((path / "red" / "0.png").read_bytes())
+    (path / "red" / "._0.png").write_text("what macOS leaves")
+    assert data.load(f"folder:{path}", SIZE).train.paths == before.train.paths
+
+
+def test_images_lie_in_a_class_however_deep(folder):
+    path = folder()
+    (path / "red" / "more").mkdir()
+    Image.new("RGB", (4, 4)).save(path / "red" / "more" / "10.PNG")
+    pictures = data.load(f"folder:{path}", SIZE)
+    assert len(pictures.train) + len(pictures.test) == 21
 
 
 def test_a_file_that_is_no_image_is_named(folder):
@@ -376,17 +423,40 @@ def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(folder, monkeypatc
     for file in path.glob("red/*.png"):
         file.write_bytes(file.read_bytes()[:45])
     with pytest.raises(UsageError) as refused:
-        collected(data.batches(pictures, "train", 4))
+        collected(data.batches(pictures, "test", 4))
     assert str(refused.value).startswith(f"{path}/red/")
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("size", [(1, 8, 8), (3, 40, 24)])
+def test_files_are_read_once_and_kept_where_there_is_room(folder, monkeypatch, size):
+    path = folder()
+    for number, file in enumerate(sorted(path.glob("*/*.png"))):
+        noise = np.random.default_rng(number).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file)
+    opened = []
+    honest = data._opened
+    monkeypatch.setattr(data, "_opened", lambda file: opened.append(file) or honest(file))
+
+    def epochs(room: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(data, "_KEPT_BYTES", room)
+        pictures = data.load(f"folder:{path}", size)
+        opened.clear()
+        return [collected(data.batches(pictures, part, 4))[0] for part in ("train", "test", "train", "test")]
+
+    kept = epochs(16 * 3 * size[1] * size[2])
+    assert len(opened) == 4  # those of the test split: the others were measured before
+    read = epochs(4 * 3 * size[1] * size[2] - 1)
+    assert len(opened) == 2 * 20
+    assert all(torch.equal(one, other) for one, other in zip(kept, read, strict=True))
+
+
 @pytest.mark.slow
 def test_workers_change_nothing(folder, monkeypatch):
-    pictures = data.load(f"folder:{folder()}", SIZE)
-    alone = collected(data.batches(pictures, "train", 4, augment=True))
+    path = folder()
+    alone = collected(data.batches(data.load(f"folder:{path}", SIZE), "train", 4, augment=True))
     monkeypatch.setattr(data, "_workers", lambda images: 2)
-    together = collected(data.batches(pictures, "train", 4, augment=True))
+    together = collected(data.batches(data.load(f"folder:{path}", SIZE), "train", 4, augment=True))
     assert torch.equal(alone[0], together[0])
     assert torch.equal(alone[1], together[1])
 

@@ -14,6 +14,7 @@ from cnnprof.records import (
     DataSet,
     Depth,
     Doubt,
+    FitResult,
     LayerNorms,
     Learner,
     Training,
@@ -75,7 +76,9 @@ def depths() -> tuple[Depth, ...]:
 
 
 FAILED = replace(run("résnet", 1), failure="the loss became NaN at step 37")
+LATE = replace(run("plain", 0, 40.0, 60.0), failure="out of memory")
 RECORDS = {
+    "late": training("plain", runs=(LATE,)),
     "two": training(depths=depths()),
     "alone": training("plain"),
     "many": training("plain", NASTY, "网络", "$x_1$", *(f"slim{number}" for number in range(5))),
@@ -144,6 +147,12 @@ def test_a_data_frame_has_a_row_for_each_epoch_with_what_was_spent_by_then():
     assert (last.epoch, last.train_loss, last.test_accuracy_percent) == (3, 0.5, 80.0)
     assert (last.train_s, last.images_seen, last.macs_spent) == (12.0, 300, 1_800_000_000)
     assert reporting.as_csv(training()).count("\n") == 13
+
+
+def test_what_a_trainer_gives_is_a_row_an_epoch():
+    frame = reporting.to_dataframe(FitResult(2, [2.0, 1.0], [41.0, 61.0], [2.5, 1.5], [40.0, 60.0]))
+    assert [*frame.columns] == ["epoch", "train_loss", "train_accuracy_percent", "test_loss", "test_accuracy_percent"]
+    assert frame.values.tolist() == [[1, 2.0, 41.0, 2.5, 40.0], [2, 1.0, 61.0, 1.5, 60.0]]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +231,30 @@ def test_runs_that_failed_or_were_cut_short_do_not_count_where_others_are_whole(
 def test_a_model_whose_runs_all_failed_is_not_compared():
     lost = training(runs=(*training().runs[:2], FAILED))
     assert learned.headline(lost) == ("résnet is not compared with plain: there is no finished run of résnet.",)
+
+
+def test_what_a_run_learned_before_it_failed_is_shown_where_there_is_no_other():
+    late = RECORDS["late"]
+    assert learned.headline(late) == (
+        "plain gets 60.0 % of the test images right, after 2 epochs: plain failed in epoch 3 (seed 0).",
+    )
+    assert row_of(learned.table(late), "plain")["test, %"] == "60.0"
+    assert [row[1] for row in learned.epoch_table(late).rows] == ["40.0", "60.0"]
+    assert figures.curves(late)
+    beside = training(runs=(LATE, replace(LATE, seed=1), *training().runs[2:]))
+    why = "plain failed in epoch 3 (seed 0), epoch 3 (seed 1)"
+    assert learned.headline(beside) == (f"résnet is not compared with plain: {why}.",)
+    assert row_of(learned.table(with_run(replace(LATE, seed=1))), "plain")["test, %"] == "70.0"
+
+
+def test_where_one_failed_the_data_are_not_said_to_tell_none_apart():
+    alike = training(runs=(LATE, run("résnet", 0, 50.0, 59.5, 60.5)), found=difference(None, None, None, "equal", 0))
+    assert "does not separate" not in " ".join(learned.headline(alike))
+
+
+def test_a_run_without_an_epoch_has_dashes():
+    (row, *_) = learned.run_table(RECORDS["nothing"]).rows
+    assert row == ("plain", "0", *[units.UNKNOWN] * 5, "not one epoch done")
 
 
 def test_nothing_finished_is_said_to_be_nothing():

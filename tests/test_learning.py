@@ -59,7 +59,7 @@ def test_a_run_that_was_ended_goes_on_where_it_stood(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as interrupted:
-        trained({"a": TINY, "b": TINY}, epochs=3, checkpoints=tmp_path, audience=learning.Audience(ends))
+        trained({"a": TINY, "b": TINY}, epochs=3, checkpoints=tmp_path, listener=learning.Listener(ends))
     assert interrupted.value.run.partial
     assert [len(run.train_loss) for run in interrupted.value.run.runs] == [2, 1]
     resumed = trained({"a": TINY, "b": TINY}, epochs=3, checkpoints=tmp_path)
@@ -138,6 +138,28 @@ class Sulks(nn.Module):
 def test_a_model_that_raises_is_left_behind():
     record = trained({"a": TINY, "b": Sulks()}, input_size=(1, 8, 8))
     assert [run.failure for run in record.runs] == [None, "RuntimeError: I will not"] * 2
+
+
+class Tires(nn.Module):
+    """Raises in the second training step of its third epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps > 2 * 512 / 64 + 1:
+            raise torch.OutOfMemoryError("it does not fit")
+        return self.linear(x.flatten(1))
+
+
+def test_a_run_that_fails_late_keeps_its_epochs_and_names_the_one_it_failed_in():
+    record = trained({"a": Tires()}, input_size=(1, 8, 8), epochs=5, seeds=(1,))
+    (run,) = record.runs
+    assert (len(run.train_loss), run.failure) == (2, "epoch 3: OutOfMemoryError: it does not fit")
+    assert "a failed in epoch 3 (seed 1)" in str(record)
 
 
 def test_seconds_end_a_run_within_an_epoch():
@@ -258,9 +280,9 @@ def test_intervals_of_equal_models_hold_zero_as_often_as_they_say():
 
 
 def test_blocks_are_stacked_as_large_as_the_first_and_once_without_skips():
-    classroom = learning.of_compared(["regular", "narrow=bottleneck(reduction=2)"], data="fake")
-    regular, narrow, bare = classroom.learners
-    assert [each.name for each in classroom.learners] == ["regular", "narrow", "plain"]
+    experiment = learning.of_compared(["regular", "narrow=bottleneck(reduction=2)"], data="fake")
+    regular, narrow, bare = experiment.learners
+    assert [each.name for each in experiment.learners] == ["regular", "narrow", "plain"]
     assert regular.model == "stack(block='regular')"
     assert narrow.model.startswith("stack(block='bottleneck', reduction=2, channels=")
     assert bare.params == regular.params
@@ -268,16 +290,16 @@ def test_blocks_are_stacked_as_large_as_the_first_and_once_without_skips():
 
 
 def test_classifiers_are_trained_as_they_are():
-    classroom = learning.of_compared(["cnn", "resnet"], data="fake")
-    assert [each.model for each in classroom.learners] == ["cnn", "resnet"]
+    experiment = learning.of_compared(["cnn", "resnet"], data="fake")
+    assert [each.model for each in experiment.learners] == ["cnn", "resnet"]
 
 
 def test_a_comparison_carries_what_its_models_learned():
     names = [TINY, TINY.replace("[4]", "[2]")]
     comparison = cnnprof.compare(names, time_s=0.2)
-    classroom = learning.of_compared(names, data="fake", epochs=1, seeds=(1,))
+    experiment = learning.of_compared(names, data="fake", epochs=1, seeds=(1,))
     states = []
-    found = learning.alongside(comparison, classroom, learning.Audience(states.append))
+    found = learning.alongside(comparison, experiment, learning.Listener(states.append))
     assert found.training.baseline == names[0]
     assert [profile.training_run.seed for profile in found.profiles] == [1, 1]
     assert all(state.partial for state in states)
@@ -289,10 +311,10 @@ def test_ctrl_c_before_anything_is_learned_keeps_the_comparison(monkeypatch):
         raise KeyboardInterrupt
 
     comparison = cnnprof.compare([TINY, TINY], time_s=0.2)
-    classroom = learning.of_compared([TINY, TINY], data="fake", epochs=1, seeds=(1,))
+    experiment = learning.of_compared([TINY, TINY], data="fake", epochs=1, seeds=(1,))
     monkeypatch.setattr(learning, "norms", interrupted)
     with pytest.raises(Interrupted) as caught:
-        learning.alongside(comparison, classroom, learning.Audience())
+        learning.alongside(comparison, experiment, learning.Listener())
     assert caught.value.run == dataclasses.replace(comparison, partial=True)
 
 

@@ -166,7 +166,7 @@ def test_the_fixture_stores_what_was_found(suite):
     assert found["machine"]["cpu"] == machine.describe().cpu
     again = store.part_of(found, "it")
     assert isinstance(again, Benchmark)
-    assert store.to_document(again) == found
+    assert store.as_part(again) == found
 
 
 def test_modules_training_steps_and_marks_are_taken_too(suite):
@@ -278,7 +278,7 @@ def test_one_more_channel_fails_and_names_the_model(suite):
     before, now = PARAMS[4], PARAMS[5]
     growth = f"{100 * (now / before - 1):+.1f} %"
     text = " ".join(result.stdout.str().split())
-    assert f"net.py:net in test_net: parameters {growth}, from {before} to {now}; none is allowed; most in 3." in text
+    assert f"net.py:net in test_net, parameters: {growth}, from {before} to {now}; none is allowed; most in 3." in text
     assert suite("--cnnprof-fail-on=params:0%").ret == 0  # the last stored run is the one that has just been stored
     assert suite("--cnnprof-fail-on=params:0%", "--benchmark-compare=0001").ret == 1
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cnnprof import UsageError, profiling, reporting, store
-from cnnprof.records import Comparison
+from cnnprof.records import Comparison, FitResult
 
 
 @pytest.fixture
@@ -148,3 +148,17 @@ def test_no_host_user_or_home_in_a_document(run):
     assert str(Path.home()) not in text
     assert f'"{getpass.getuser()}"' not in text
     assert f'"{platform.node()}"' not in text
+
+
+@pytest.mark.parametrize("given", [{"a": 1}, 3.0, None, FitResult(1, [2.0], [50.0], [2.0], [40.0])])
+@pytest.mark.parametrize("suffix", [".json", ".html", ".md", ".csv"])
+def test_what_is_no_record_is_not_saved(given, suffix, tmp_path):
+    with pytest.raises(UsageError, match=rf"^{type(given).__name__} is no record of cnnprof; those are Analysis, Comp"):
+        reporting.save(given, tmp_path / f"run{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [{"a": 1}, 3.0, None])
+def test_what_is_no_record_makes_no_table(given):
+    with pytest.raises(UsageError, match=f"^{type(given).__name__} is no record of cnnprof"):
+        reporting.to_dataframe(given)

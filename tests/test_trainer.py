@@ -185,10 +185,93 @@ def test_a_pass_takes_as_many_batches_as_there_are_or_are_allowed(batches, max_b
         assert (ticks[-1].batches, ticks[-1].total) == (seen, seen)
 
 
-@pytest.mark.parametrize(("batches", "max_batches"), [([], None), ([(torch.zeros(1, 2), torch.tensor([0]))], 0)])
-def test_a_pass_without_a_batch_is_told(batches, max_batches):
+def test_a_pass_without_a_batch_is_told():
     with pytest.raises(UsageError, match="no batch"):
-        trainer_of(linear([[1.0, 0.0]])).train_epoch(batches, max_batches, verbose=False)
+        trainer_of(linear([[1.0, 0.0]])).train_epoch([], verbose=False)
+
+
+IMAGES, LABELS = torch.ones(2, 1, 4, 4), torch.tensor([0, 2])
+NUMPY = IMAGES.numpy(), LABELS.numpy()
+
+
+@pytest.mark.parametrize(
+    ("batches", "told"),
+    [
+        (blobs(), r"DataLoader\(dataset, batch_size=64\); found TensorDataset$"),
+        (None, "found NoneType$"),
+        (
+            [{"image": IMAGES, "label": LABELS}],
+            r"dict of 'image': Tensor \(2, 1, 4, 4\) float32, 'label': Tensor \(2,\)",
+        ),
+        ([(IMAGES, LABELS, LABELS)], r"found tuple of Tensor \(2, 1, 4, 4\) float32, Tensor \(2,\) int64, Tensor"),
+        ([NUMPY], r"found tuple of ndarray \(2, 1, 4, 4\) float32, ndarray \(2,\) int64$"),
+        ([(IMAGES, LABELS), (IMAGES[:0], LABELS[:0])], r"of equal, positive length.* Tensor \(0, 1, 4, 4\) float32"),
+        ([(IMAGES[0], LABELS[0])], r"Tensor \(1, 4, 4\) float32, Tensor \(\) int64$"),
+        ([(IMAGES, LABELS[:1])], r"Tensor \(1,\) int64$"),
+        ([IMAGES], r"found Tensor \(2, 1, 4, 4\) float32$"),
+        ([[IMAGES] * 9], r"Tensor \(2, 1, 4, 4\) float32, \.\.\.$"),
+        ([(IMAGES, LABELS + 1)], "labels run from 1 to 3, the model scores 3 classes: Target 3 is out of bounds"),
+        ([(IMAGES, LABELS.float())], r"scores Tensor \(2, 3\) float32 with labels Tensor \(2,\) float32: expected"),
+        ([(IMAGES, F.one_hot(LABELS))], r"with labels Tensor \(2, 3\) int64: Expected floating"),
+    ],
+)
+def test_batches_of_another_form_are_told_in_a_line(batches, told):
+    trainer = trainer_of(network())
+    for one_pass in (trainer.train_epoch, trainer.test_epoch):
+        with pytest.raises(UsageError, match=told) as refusal:
+            one_pass(batches, verbose=False)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_loader_to_test_on_is_looked_at_before_anything_is_trained():
+    trainer = trainer_of(network(), listener=lambda tick: pytest.fail("it trained"))
+    with pytest.raises(UsageError, match="found TensorDataset"):
+        trainer.fit(DataLoader(blobs(), 5), blobs(), 1)
+
+
+def test_labels_may_be_probabilities_of_classes():
+    images, labels = next(iter(DataLoader(blobs(), 24)))
+    by_class, by_probability = (
+        trainer_of(network()).test_epoch([(images, given)], verbose=False)
+        for given in (labels, F.one_hot(labels).float())
+    )
+    assert by_probability.accuracy == by_class.accuracy
+    assert by_probability.losses == pytest.approx(by_class.losses)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "told"),
+    [
+        (lambda scores, labels: scores.sum(), LABELS[:, None], r"labels Tensor \(2, 1\) int64 are neither classes"),
+        (nn.CrossEntropyLoss(reduction="none"), LABELS, r"gives one number, as a tensor; found Tensor \(2,\) float32"),
+        (lambda scores, labels: 1.0, LABELS, "gives one number, as a tensor; found float"),
+    ],
+)
+def test_what_a_loss_gives_and_labels_hold_is_looked_at(loss, labels, told):
+    with pytest.raises(UsageError, match=told):
+        trainer_of(network(), loss=loss).test_epoch([(IMAGES, labels)], verbose=False)
+
+
+def test_memory_that_a_loss_lacks_is_no_mistake_in_its_use():
+    def greedy(scores, labels):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer_of(network(), loss=greedy).test_epoch([(IMAGES, LABELS)], verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        *(("num_epochs", count) for count in (0, -1, 2.5, True, None)),
+        *(("early_stopping", count) for count in (0, -1, 2.5)),
+        *(("max_batches", count) for count in (0, -1, 2.5)),
+    ],
+)
+def test_counts_that_are_none_are_refused(name, count):
+    given = {"num_epochs": 1, name: count}
+    with pytest.raises(UsageError, match=rf"^{name} {count}: a whole number of at least 1 was expected$"):
+        trainer_of(network()).fit(DataLoader(blobs(), 5), DataLoader(blobs(), 5), verbose=False, **given)
 
 
 def test_the_total_of_a_tick_is_known_where_the_loader_knows_it(monkeypatch):

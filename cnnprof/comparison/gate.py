@@ -168,6 +168,8 @@ def _refuse_idle(limits: Sequence[Limit], everywhere: Sequence[Candidate], pairs
     names = {candidate.name for candidate in everywhere}
     for limit in limits:
         if any(limit.holds_of(name) for name in names):
+            if (both := [pair for pair in pairs if limit.holds_of(pair[1].name)]) and not _is_known(both, limit.metric):
+                raise UsageError(f"limit {limit}: neither the baseline nor this run holds {limit.metric}")
             continue
         if limit.where.count("/") and limit.metric not in OF_LAYERS:
             raise UsageError(
@@ -179,6 +181,14 @@ def _refuse_idle(limits: Sequence[Limit], everywhere: Sequence[Candidate], pairs
         both = [pair for pair in pairs if pair[1].name in patterns]
         if both and not any(_chosen(pair, limit, patterns[pair[1].name]) for pair in both):
             raise UsageError(f"limit {limit}: no layer is called {patterns[both[0][1].name]!r}, then or now")
+
+
+def _is_known(pairs: Sequence[Pair], metric: str) -> bool:
+    """Say whether any model has a number, or failed on the way to it."""
+    everyone = [candidate for pair in pairs for candidate in pair]
+    if metric in TIMES:
+        return any(candidate.latency[TIMES[metric]] or candidate.failure for candidate in everyone)
+    return any(EXACT[metric](candidate) is not None for candidate in everyone)
 
 
 def _other_inputs(before: Candidate, now: Candidate) -> str | None:

@@ -17,6 +17,7 @@ from cnnprof.records import (
     Benchmarked,
     BenchmarkRun,
     Benchmarks,
+    FitResult,
     Gate,
     MachineReport,
     MemoryProfile,
@@ -81,6 +82,7 @@ def checked_suffix(path: Path) -> str:
 
 def save(record: Record, path: str | Path) -> Path:
     """Write a record to a file in the form that its name ends in. Raises UsageError where it cannot be written."""
+    store.kind_of(record)
     path = Path(path)
     store.write_text(path, RENDERERS[checked_suffix(path)](record))
     return path
@@ -94,10 +96,17 @@ def load(path: str | Path) -> Record:
     return store.from_document(document, str(path))
 
 
-def to_dataframe(record: Record) -> "pd.DataFrame":
-    """Return an analysis's layers, a run's raw times, epochs, a machine's bandwidths, memory, checks, or limits."""
+def to_dataframe(record: Record | FitResult) -> "pd.DataFrame":
+    """Return an analysis's layers, a run's raw times, epochs, a machine's bandwidths, memory, checks or limits.
+
+    Raises UsageError for what is no record.
+    """
     import pandas as pd
 
+    if isinstance(record, FitResult):
+        epochs = range(1, record.num_epochs + 1)
+        return pd.DataFrame({"epoch": epochs, **dict(zip(_BY_EPOCH, record[1:], strict=True))})
+    store.kind_of(record)
     if isinstance(record, Analysis):
         document = store.to_document(record)
         return pd.DataFrame(document["layers"])

@@ -65,21 +65,15 @@ _ORDER = ("passed", "failed", "inconclusive", "skipped")
 
 
 def _sentence(result: GateResult) -> str:
-    """resnet50: parameters grew 0.6 %, from 25,557,032 to 25,700,000; 0 % is the limit; most in layer3.0.conv1."""
-    about = f"{result.model}: {label(result.metric)}"
+    """resnet50, parameters: +0.6 %, from 25,557,032 to 25,700,000; none is allowed; most in layer3.0.conv1."""
+    about = f"{result.model}, {label(result.metric)}"
+    numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
     if result.change is None:
-        known = result.baseline is not None and result.candidate is not None
-        went = (
-            f"went from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
-            if known
-            else ""
-        )
-        return f"{about} {'; '.join(filter(None, (went, result.message)))}{_where(result)}."
+        return f"{about}: {result.message or numbers}{_where(result)}."
     change = units.change(result.change, result.ci95)
     limit = f"{units.change(result.limit)} is the limit" if result.limit else "none is allowed"
-    numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
     message = f"; {result.message}" if result.message else ""
-    return f"{about} {change}, {numbers}; {limit}{_where(result)}{message}."
+    return f"{about}: {change}, {numbers}; {limit}{_where(result)}{message}."
 
 
 def _where(result: GateResult) -> str:

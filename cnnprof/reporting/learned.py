@@ -68,9 +68,10 @@ def conditions(training: Training) -> str:
 
 
 def counted(training: Training, name: str) -> tuple[TrainingRun, ...]:
-    """Return a model's runs that go into its numbers: none that failed, none cut short where others are whole."""
-    runs = tuple(run for run in training.runs_of(name) if run.failure is None and run.images)
-    return tuple(run for run in runs if len(run.images) == training.config.epochs) or runs
+    """Return a model's runs that go into its numbers: whole ones, else those cut short, else those that failed."""
+    runs = tuple(run for run in training.runs_of(name) if run.images)
+    ended = tuple(run for run in runs if run.failure is None)
+    return tuple(run for run in ended if len(run.images) == training.config.epochs) or ended or runs
 
 
 def learners(training: Training) -> tuple[Learner, ...]:
@@ -202,9 +203,17 @@ def _not_compared(training: Training, candidate: str) -> str:
         epochs = max((len(run.images) for run in counted(training, name)), default=0)
         if not epochs:
             return f"there is no finished run of {name}"
+        if failed := _failed(training, name):
+            return failed
         if training.config.epochs and epochs < training.config.epochs:
             return f"{name} was stopped after {epochs} of {units.plural(training.config.epochs, 'epoch')}"
     return ""
+
+
+def _failed(training: Training, name: str) -> str:
+    """Plain failed in epoch 5 (seed 42), epoch 7 (seed 43); empty where runs count that did not fail."""
+    where = [f"epoch {len(run.images) + 1} (seed {run.seed})" for run in counted(training, name) if run.failure]
+    return f"{name} failed in {', '.join(where)}" if where else ""
 
 
 _BUDGETS: dict[Budget, Callable[[float], str]] = {
@@ -278,7 +287,7 @@ def run_table(training: Training) -> Table:
         (
             run.model,
             str(run.seed),
-            units.integer(len(run.images)),
+            units.integer(len(run.images) or None),
             units.accuracy(run.final_percent),
             units.accuracy(max(run.test_accuracy_percent, default=None)),
             units.loss(run.train_loss[-1]) if run.train_loss else units.UNKNOWN,
@@ -329,11 +338,12 @@ def headline(training: Training) -> tuple[str, ...]:
 
 def _alone(training: Training, learner: Learner) -> str:
     finals, runs = _finals(training, learner.name), counted(training, learner.name)
+    failed = _failed(training, learner.name)
     epochs = units.integers([len(run.images) for run in runs])
     span = f", {units.accuracies(finals)} over {units.plural(len(finals), 'seed')}" if len(finals) > 1 else ""
     return (
         f"{learner.name} gets {units.accuracy(_mean(finals))} % of the test images right{span}, "
-        f"after {epochs} epoch{'' if epochs == '1' else 's'}."
+        f"after {epochs} epoch{'' if epochs == '1' else 's'}{failed and f': {failed}'}."
     )
 
 
@@ -371,7 +381,7 @@ def _paired(training: Training, candidate: str) -> tuple[float | None, float | N
 def _saturation(training: Training) -> str:
     """Say that the data cannot tell good models apart, where its own note does not."""
     trained = learners(training)
-    if not trained or "saturate" in training.dataset.note:
+    if not trained or "saturate" in training.dataset.note or any(_failed(training, each.name) for each in trained):
         return ""
     best = [
         max(percent for run in counted(training, learner.name) for percent in run.test_accuracy_percent)
@@ -397,22 +407,18 @@ DEPTH_NOTE = (
 
 def depth_sentence(training: Training) -> str:
     """Before training plain's gradient falls 1e6x from its last to its first layer, resnet's 14x; or nothing."""
-    clauses = [
-        *_fading(
-            training.depths, "gradient", "falls {} from its last to its first layer", lambda first, last: last / first
-        ),
-        *_fading(
-            training.depths, "gradient", "grows {} from its last to its first layer", lambda first, last: first / last
-        ),
-        *_fading(
-            training.depths, "activation", "falls {} from its first to its last", lambda first, last: first / last
-        ),
-        *_fading(
-            training.depths, "activation", "grows {} from its first to its last", lambda first, last: last / first
-        ),
-        *_without_gradient(training.depths),
-    ]
+    fading = (clause for how in _FADING for clause in _fading(training.depths, *how))
+    clauses = [*fading, *_without_gradient(training.depths)]
     return f"Before training {'; '.join(clauses)}." if clauses else ""
+
+
+_FADING: tuple[tuple[str, str, Callable[[float, float], float]], ...] = (
+    ("gradient", "falls {} from its last to its first layer", lambda first, last: last / first),
+    ("gradient", "grows {} from its last to its first layer", lambda first, last: first / last),
+    ("activation", "falls {} from its first to its last", lambda first, last: first / last),
+    ("activation", "grows {} from its first to its last", lambda first, last: last / first),
+)
+"""What is looked at, in which words, and its factor."""
 
 
 def _fading(depths: Sequence[Depth], what: str, how: str, factor: Callable[[float, float], float]) -> Iterator[str]:

@@ -6,6 +6,7 @@ Images keep their own size until they are handed out: CIFAR-10 at 3x224x224 woul
 import dataclasses
 import difflib
 import http.client
+import math
 import os
 import tarfile
 import warnings
@@ -42,6 +43,8 @@ _MIRRORED_DIFFER = {"digits", "mnist"}
 _WORTH_WORKERS = 1000
 """Images below which starting processes takes longer than decoding."""
 _MOST_WORKERS = 4
+_KEPT_BYTES = 2**30
+"""Decoded images of a split that a common machine has room for: 7,000 of 3x224x224."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,23 @@ class Held:
 
 @dataclass(frozen=True)
 class Files(Dataset[torch.Tensor]):
-    """Image files, decoded when they are handed out, and their labels (N,) of int64."""
+    """Image files, decoded when they are handed out for the first time, and their labels (N,) of int64."""
 
     paths: tuple[str, ...]
     labels: torch.Tensor
     size: ImageSize
     """What they are handed out in."""
+    kept: torch.Tensor | None
+    """What was decoded (N, 3, H, W), where there is room for all."""
+    decoded: torch.Tensor
+    """Whether each was (N,)."""
+
+    @classmethod
+    def of(cls, paths: Sequence[str], labels: torch.Tensor, size: ImageSize) -> "Files":
+        """Decode none yet."""
+        shape = (len(paths), 3, *size[1:])
+        kept = torch.empty(shape, dtype=torch.uint8) if math.prod(shape) <= _KEPT_BYTES else None
+        return cls(tuple(paths), labels, size, kept, torch.zeros(len(paths), dtype=torch.bool))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -91,19 +105,25 @@ class Files(Dataset[torch.Tensor]):
         return dataclasses.replace(self, labels=self.labels.to(device))
 
     def read(self, chosen: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield the images (N, 3, H, W) of uint8 of each index tensor (N,), decoded ahead where it is worth it.
+        """Yield the images (N, 3, H, W) of uint8 of each index tensor (N,); from files ahead where it is worth it.
 
         Raises UsageError for a file that is no image.
         """
+        if self.kept is not None and self.decoded[torch.cat([*chosen])].all():
+            yield from (self.kept[places] for places in chosen)
+            return
         loader = DataLoader(
-            self,
+            dataclasses.replace(self, kept=None),  # no worker needs it
             batch_sampler=[places.tolist() for places in chosen],
             num_workers=_workers(sum(map(len, chosen))),
             pin_memory=self.labels.is_cuda,
             generator=torch.Generator(),  # without one it draws from the global generator
         )
         try:
-            yield from loader
+            for places, images in zip(chosen, loader, strict=True):
+                if self.kept is not None:
+                    self.kept[places], self.decoded[places] = images, True
+                yield images
         except UsageError as error:  # a worker's comes with its traceback as text, our line at the end
             raise UsageError(str(error).rpartition("UsageError: ")[2].strip()) from None
 
@@ -382,39 +402,84 @@ def _part(publication: _Publication, data_dir: Path, train: bool, download: bool
 def _folder(asked: str, size: ImageSize, seed: int) -> _Found:
     path = Path(asked).expanduser()
     if not path.is_dir():
-        raise UsageError(
-            f"folder:{asked}: there is no such folder; one with a subfolder of images a class was expected"
-        )
-    tested = next((path / part for part in ("test", "val") if (path / part).is_dir()), None)
-    if tested and (path / "train").is_dir():
-        whole, others = _images(path / "train"), _images(tested)
+        found = "it is a file" if path.exists() else "there is no such folder"
+        raise UsageError(f"folder:{asked}: {found}; one with a subfolder of images a class was expected")
+    held = [part for part in ("train", "test", "val") if (path / part).is_dir()]
+    if "train" in held[:-1]:
+        whole, others = _album(path / "train"), _album(path / held[1])
         differ = ", ".join(sorted(set(whole.classes) ^ set(others.classes)))
         if differ:
-            raise UsageError(
-                f"folder:{asked}: train and {tested.name} must have the same classes; one alone has {differ}"
-            )
-        train, test = (_files(part, _mixed(len(part), seed), size) for part in (whole, others))
+            raise UsageError(f"folder:{asked}: train and {held[1]} must have the same classes; one alone has {differ}")
+        train, test = (part.files(_mixed(len(part.paths), seed), size) for part in (whole, others))
+    elif held and _subfolders(path / held[0]):
+        alone = f"has {held[0]} alone, where train and test were expected"
+        raise UsageError(f"folder:{asked}: {alone}; add the other, or name {path / held[0]}, which is then split")
     else:
-        whole = _images(path)
-        try:
-            train, test = (_files(whole, part, size) for part in _parts(torch.tensor(whole.targets), seed))
-        except ValueError as error:  # a class of one image, or too few to test on
-            raise UsageError(f"folder:{asked}: {first_line(error)} Split it into train and test yourself") from None
+        whole = _album(path)
+        train, test = (whole.files(part, size) for part in _divided(whole, path, seed))
     return _Found(f"the folder {path.resolve().name}", train, test, len(whole.classes))
 
 
-def _images(path: Path) -> datasets.ImageFolder:
+@dataclass(frozen=True)
+class _Album:
+    """The image files of a folder, class by class."""
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: torch.Tensor
+
+    def files(self, places: torch.Tensor, size: ImageSize) -> Files:
+        """Choose some of them."""
+        return Files.of([self.paths[place] for place in places.tolist()], self.labels[places], size)
+
+
+def _album(path: Path) -> _Album:
     """Find the images of a folder by class. Raises UsageError where there are none, or files that are no images."""
-    try:
-        found = datasets.ImageFolder(path)
-    except OSError as error:  # no class, an empty one, a folder that may not be read
-        raise UsageError(f"{path}: {first_line(error)}") from None
-    if len(found.classes) < 2:
-        raise UsageError(f"{path}: one class, {found.classes[0]}, was found; at least two subfolders were expected")
-    for file, _ in found.samples:
+    by_class = {folder.name: _images(folder) for folder in _subfolders(path)}
+    if len(by_class) < 2:
+        found = ", ".join(by_class) or f"{units.plural(len(_images(path)), 'image')} in none"
+        raise UsageError(f"{path}: a subfolder of images for each of two classes or more was expected; found {found}")
+    for name, files in by_class.items():
+        if not files:
+            kinds = ", ".join(datasets.folder.IMG_EXTENSIONS)
+            raise UsageError(f"{path / name}: holds no image ({kinds}); add some, or remove the folder")
+    paths = [file for files in by_class.values() for file in files]
+    for file in paths:
         with _opened(file):
             pass
-    return found
+    numbers = torch.tensor([len(files) for files in by_class.values()])
+    return _Album(tuple(by_class), tuple(paths), torch.arange(len(by_class)).repeat_interleave(numbers))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, by name, but hidden ones, such as .git. Raises UsageError."""
+    try:
+        return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [each for each in _visible(folder) if each.is_dir()]
+
+
+def _images(folder: Path) -> list[str]:
+    """Return the image files in a folder, then those in its subfolders."""
+    kinds = datasets.folder.IMG_EXTENSIONS
+    here = [str(each) for each in _visible(folder) if each.suffix.lower() in kinds and each.is_file()]
+    return here + [file for deeper in _subfolders(folder) for file in _images(deeper)]
+
+
+def _divided(album: _Album, path: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split into train and test. Raises UsageError where there are too few images for each class to be in both."""
+    try:
+        return _parts(album.labels, seed)
+    except ValueError:
+        images, least = units.plural(len(album.paths), "image"), torch.bincount(album.labels).min()
+        raise UsageError(
+            f"{path}: {images} of {len(album.classes)} classes, {least} of one, are too few to test on a fifth; "
+            "five a class or more were expected, or folders train and test"
+        ) from None
 
 
 @contextmanager
@@ -425,12 +490,6 @@ def _opened(path: str) -> Iterator[Image.Image]:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         raise UsageError(f"{path}: not an image, or a damaged one; mend or remove it") from None
-
-
-def _files(folder: datasets.ImageFolder, places: torch.Tensor, size: ImageSize) -> Files:
-    chosen = places.tolist()
-    paths = tuple(folder.samples[place][0] for place in chosen)
-    return Files(paths, torch.tensor(folder.targets)[places], size)
 
 
 def _mixed(number: int, seed: int) -> torch.Tensor:

@@ -19,14 +19,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cnnprof.errors import NotFiniteError, UsageError
+from cnnprof.errors import NotFiniteError, UsageError, checked_count, first_line
+from cnnprof.records import FitResult
 from cnnprof.training import checkpoints as files
 from cnnprof.training.progress import Tick, bar
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Takes scores (N, C) and labels (N,), gives one number."""
+"""Takes scores (N, C) and labels, gives one number."""
 Batches = Iterable[Sequence[Tensor]]
-"""Batches of images (N, ...) and labels (N,): a DataLoader, or anything like it."""
+"""Batches of images (N, ...) and labels (N,), or probabilities (N, C): a DataLoader, or anything like it."""
 Listener = Callable[[Tick], None]
 
 TICK_S = 0.25
@@ -40,16 +41,6 @@ class EpochResult(NamedTuple):
     """One a batch."""
     accuracy: float
     """Percent of the samples seen."""
-
-
-class FitResult(NamedTuple):
-    """What each epoch gave: losses are means over its samples, accuracies percent."""
-
-    num_epochs: int
-    train_loss: list[float]
-    train_acc: list[float]
-    test_loss: list[float]
-    test_acc: list[float]
 
 
 @dataclass(frozen=True)
@@ -202,11 +193,14 @@ class ClassifierTrainer:
         called: str = "step",
     ) -> Epoch:
         """Take every batch through a step that gives its loss and its hits."""
+        _check_batches(dl)
+        if max_batches is not None:
+            checked_count("max_batches", max_batches)
         seen = _Seen(called)
         total = min(filter(None, (length_hint(dl), max_batches)), default=None)
         watch = _Stopwatch(self.device)
         begun = looked = time.perf_counter()
-        for images, labels in islice(dl, max_batches):
+        for images, labels in map(_pair, islice(dl, max_batches)):
             layout = self._layout if images.ndim == 4 else torch.preserve_format
             images = images.to(self.device, non_blocking=True, memory_format=layout)
             seen.add(*step(images, labels.to(self.device, non_blocking=True)))
@@ -220,8 +214,7 @@ class ClassifierTrainer:
                 break
         seen.fetch()
         if not seen.losses:
-            why = "the loader is empty, or an iterator that is used up, or max_batches is 0"
-            raise UsageError(f"there is no batch to train or test on: {why}")
+            raise UsageError("there is no batch to train or test on: the loader is empty, or an iterator used up")
         epoch = seen.epoch(watch.laps_s())
         shown(seen.tick(len(seen.losses), time.perf_counter() - begun))
         return epoch
@@ -229,8 +222,23 @@ class ClassifierTrainer:
     def _scored(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with self._autocast():
             scores = scores_of(self._called(images))
+            loss = self._loss(scores, labels)
+        return loss, scores.detach().argmax(1) == _classes(labels, scores)
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        try:
             loss = self.loss_fn(scores, labels)
-        return loss, scores.detach().argmax(1) == labels
+        except torch.OutOfMemoryError:  # a RuntimeError, but nobody's mistake in its use
+            raise
+        except IndexError as error:
+            ran = f"labels run from {labels.min()} to {labels.max()}, the model scores {scores.shape[1]} classes"
+            raise UsageError(f"{ran}: {first_line(error)}") from error
+        except (RuntimeError, ValueError, TypeError) as error:
+            given = f"scores {_told(scores)} with labels {_told(labels)}"
+            raise UsageError(f"the loss does not take {given}: {first_line(error)}") from error
+        if not isinstance(loss, Tensor) or loss.ndim:
+            raise UsageError(f"a loss gives one number, as a tensor; found {_told(loss)}")
+        return loss
 
     def _train_step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         found: list[tuple[Tensor, Tensor]] = []
@@ -266,9 +274,11 @@ class ClassifierTrainer:
         `checkpoints` names a file, NAME.pt, that is written after every epoch; where it is there already, the run goes
         on from it, with the optimizer's settings that it holds, and gives what an uninterrupted one would have given,
         random numbers included (but those of persistent workers and of a data set's own generator). `early_stopping`:
-        as many epochs without a higher test accuracy end it. Raises UsageError for a checkpoint of another model or
-        optimizer, and NotFiniteError where the loss is no number any more; the last checkpoint stands.
+        as many epochs without a higher test accuracy end it. Raises UsageError for batches, labels and counts that it
+        does not take and for a checkpoint of another model or optimizer, and NotFiniteError where the loss is no number
+        any more; the last checkpoint stands.
         """
+        checked_count("num_epochs", num_epochs)
         history = History()
         for history in self.epochs(dl_train, dl_test, num_epochs, checkpoints, early_stopping, max_batches, verbose):
             if history.not_saved:
@@ -297,6 +307,10 @@ class ClassifierTrainer:
         The run keeps its own random state, so that several can take turns and each gives what it gives alone. It ends
         after `num_epochs`, or with the step in which its training has taken `time_s`.
         """
+        _check_batches(dl_test)  # before an epoch is spent
+        for name, count in (("num_epochs", num_epochs), ("early_stopping", early_stopping)):
+            if count is not None:
+                checked_count(name, count)
         generators = _generators(dl_train, dl_test)
         path = files.path_of(checkpoints) if checkpoints is not None else None
         history, state = (path and self._resumed(path)) or (History(), files.RandomState.now(generators))
@@ -341,8 +355,43 @@ class ClassifierTrainer:
 
 def _ended(history: History, num_epochs: int | None, early_stopping: int | None, time_s: float) -> bool:
     enough = num_epochs is not None and history.epochs >= num_epochs
-    stale = early_stopping is not None and history.since_best >= max(early_stopping, 1)
+    stale = early_stopping is not None and history.since_best >= early_stopping
     return enough or stale or history.train_s >= time_s
+
+
+def _check_batches(dl: object) -> None:
+    """Raise UsageError for what is no iterable: a data set, for one."""
+    if not isinstance(dl, Iterable):
+        given = type(dl).__name__
+        raise UsageError(f"batches were expected, such as DataLoader(dataset, batch_size=64); found {given}")
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return the images (N, ...) and labels (N, ...) of a batch. Raises UsageError for what else it holds."""
+    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        images, labels = batch
+        if labels.ndim and len(labels) and images.shape[:1] == labels.shape[:1]:
+            return images, labels
+    expected = "images (N, ...) and labels (N,) in two tensors of equal, positive length"
+    raise UsageError(f"a batch has {expected}, as a DataLoader makes them; found {_told(batch)}")
+
+
+def _classes(labels: Tensor, scores: Tensor) -> Tensor:
+    """Return the classes (N,) of labels, which are that, or probabilities (N, C). Raises UsageError for another."""
+    classes = labels.argmax(1) if labels.shape == scores.shape else labels
+    if classes.ndim != 1:
+        raise UsageError(f"labels {_told(labels)} are neither classes (N,) nor probabilities {tuple(scores.shape)}")
+    return classes
+
+
+def _told(value: Any) -> str:
+    """Say types and shapes: list of Tensor (64, 3, 32, 32) float32, Tensor (64) int64."""
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of {', '.join(f'{name!r}: {_told(part)}' for name, part in value.items())}"
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {', '.join(map(_told, value[:4]))}{', ...' * (len(value) > 4)}"
+    shape = [tuple(value.shape), str(value.dtype).removeprefix("torch.")] if hasattr(value, "dtype") else []
+    return " ".join(map(str, (type(value).__name__, *shape)))
 
 
 def _generators(*loaders: Batches) -> list[torch.Generator]:

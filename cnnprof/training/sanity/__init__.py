@@ -1,0 +1,239 @@
+"""Whether a network can learn at all: ten questions, each with its number and a hint. Knows no models.
+
+Each question is put to a network that is made anew, so that none spoils it for the next. What follows from a failure is
+named a warning, with the failure it follows from: one cause fails one check.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprof import units
+from cnnprof.errors import NotFiniteError, UsageError, first_line, said
+from cnnprof.inputs import tensors_in
+from cnnprof.records import Check, LayerNorms
+from cnnprof.training.checkpoints import RandomState
+from cnnprof.training.sanity import moves, samples, signals
+from cnnprof.training.sanity.fit import COURSE_RATE, IN_A_BATCH, IN_COURSE, RATES, Fit, fitted, overfits, shuffled
+from cnnprof.training.sanity.moves import NOT_FINITE, Moved
+from cnnprof.training.sanity.signals import Start
+from cnnprof.training.sanity.trial import BATCH, Trial, all_scores, check, trained
+from cnnprof.training.sanity.watch import Watch
+
+__all__ = ["BATCH", "COURSE_RATE", "RATES", "Findings", "Trial", "classes_of", "examine", "norms"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the questions brought to light."""
+
+    checks: tuple[Check, ...]
+    norms: tuple[LayerNorms, ...]
+
+
+def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None) -> Findings:
+    """Put every question; random states are afterwards as they were before.
+
+    Raises what the network raises while it is trained; what raises elsewhere is skipped, with the reason.
+    """
+    with _quietly():
+        start = signals.started(trial)
+        progress(0.1)
+        if start.not_finite:
+            return Findings(tuple(_all_but_finite(start)), ())
+        moved = moves.moved(trial)
+        progress(0.2)
+        fit = fitted(trial)
+        progress(0.7)
+        independent = _asked("samples independent", lambda: samples.independent(trial, moved.network))
+        learned, heard = fit is not None and fit.learned, independent.message != samples.NOT_HEARD
+        move = moves.excused(moved, learned, heard)
+        follows = ROUNDED if moved.rounds and move.status == "failed" else FOLLOWS
+        found = [
+            *signals.at_start(trial, start),
+            overfits(trial, fit),
+            move,
+            independent,
+            samples.batch_norm(moved),
+            _finite(moved, fit),
+            _asked("dead ReLUs", lambda: signals.dead_relus(trial, start, fit)),
+            signals.depth(moved, fit),
+            _asked("shuffled labels", lambda: shuffled(trial, fit)),
+            _asked("deterministic", lambda: samples.deterministic(trial)),
+        ]
+        progress(1.0)
+        return Findings(tuple(_without_consequences(found, follows)), moved.norms)
+
+
+def norms(trial: Trial) -> tuple[LayerNorms, ...]:
+    """Measure what passes the layers with weights before any step: activations, and gradients of the loss."""
+    with _quietly():
+        network = trial.network()
+        with Watch(network) as watch:
+            trial.passed(network, trial.batches[0])
+        return tuple(watch.norms())
+
+
+def _quietly() -> AbstractContextManager[object]:
+    stack = ExitStack()
+    stack.enter_context(RandomState.kept())
+    stack.enter_context(torch.enable_grad())
+    stack.enter_context(warnings.catch_warnings(action="ignore"))
+    return stack
+
+
+def _asked(name: str, ask: Callable[[], Check]) -> Check:
+    try:
+        return ask()
+    except NotFiniteError as error:
+        return check(name, "skipped", None, f"{NOT_FINITE}: {error}")
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's model may raise anything
+        return check(name, "skipped", None, f"the network stopped: {said(error)}")
+
+
+# What is finite ------------------------------------------------------------------------------------------------------
+
+
+def _finite(moved: Moved, fit: Fit | None) -> Check:
+    """Ask whether all numbers were finite in the steps that were run."""
+    if moved.not_finite:
+        return _not_finite(moved.not_finite)
+    if fit and fit.not_finite:
+        gentler = fit.learned
+        message = f"first not finite: {fit.not_finite}" + ("; at a gentler rate all are" if gentler else "")
+        return check("finite", "warning" if gentler else "failed", None, message, "lower the learning rate")
+    steps = moved.steps + (fit.steps if fit else 0)
+    return check("finite", "ok", float(steps), f"no NaN, no Inf in {units.plural(steps, 'step')}")
+
+
+def _not_finite(place: str) -> Check:
+    hint = "look there for a division by 0, a logarithm or a root of what is not above 0, or an exponential"
+    return check("finite", "failed", None, f"first not finite: {place}", hint)
+
+
+def _all_but_finite(start: Start) -> Iterator[Check]:
+    """Skip all questions but one: what is made of NaN answers none."""
+    for name in ORDER:
+        if name == "finite":
+            yield _not_finite(f"{start.not_finite}, at the start")
+        elif name != IN_COURSE:
+            yield check(name, "skipped", None, NOT_FINITE)
+
+
+# What follows from what ----------------------------------------------------------------------------------------------
+
+OVERFITS = (IN_COURSE, IN_A_BATCH)
+ORDER = (
+    "loss at start",
+    "raw scores",
+    *OVERFITS,
+    moves.NAME,
+    "samples independent",
+    "batch norm",
+    "finite",
+    "dead ReLUs",
+    "depth",
+    "shuffled labels",
+    "deterministic",
+)
+FOLLOWS: Mapping[str, tuple[str, ...]] = {
+    "dead ReLUs": (*OVERFITS, moves.NAME, "depth"),
+    moves.NAME: (*OVERFITS, "depth"),
+    "depth": OVERFITS,
+    "loss at start": OVERFITS,
+    "raw scores": OVERFITS,
+    "samples independent": OVERFITS,
+    "finite": OVERFITS,
+}
+"""A cause, and what is then no failure of its own."""
+ROUNDED = {moves.NAME: (*OVERFITS, "loss at start", "dead ReLUs", "depth")}
+"""Where gradients end at whole numbers: what is made of these is of their size, and 0 where they are small."""
+
+
+def _without_consequences(checks: Iterable[Check], follows: Mapping[str, tuple[str, ...]]) -> Iterator[Check]:
+    """Yield checks in their order; a failure that another one explains is a warning which says so."""
+    by_name = {each.name: each for each in checks}
+    late = next((each for each in by_name.values() if each.message.startswith(f"{NOT_FINITE}: ")), None)
+    if late is not None and by_name["finite"].status == "ok":
+        by_name["finite"] = _not_finite(f"{late.message.removeprefix(f'{NOT_FINITE}: ')}, while asking for {late.name}")
+    causes: dict[str, str] = {}
+    for cause, consequences in follows.items():
+        if cause not in causes and by_name[cause].status == "failed":
+            causes = {**dict.fromkeys(consequences, cause), **causes}
+    for name in filter(by_name.__contains__, ORDER):
+        found = by_name[name]
+        if found.status == "failed" and name in causes:
+            found = replace(found, status="warning", message=f"{found.message}; follows from: {causes[name]}", hint="")
+        yield found
+
+
+# What can be asked at all --------------------------------------------------------------------------------------------
+
+OTHER_SIDES = (32, 64, 224)
+"""Pixels, tried where a network refuses its images."""
+
+
+def classes_of(trial: Trial) -> int | None:
+    """Return how many classes the network scores; None where it has a loss of its own.
+
+    Raises UsageError for what no question can be put to.
+    """
+    with _quietly():
+        network, (images, labels) = trial.network(), trial.batches[0]
+        if not trained(network):
+            raise UsageError("it has no parameter that requires a gradient: there is nothing to train")
+        watch = Watch(network)
+        try:
+            with watch:
+                output = network(images)
+        except (Exception, SystemExit) as error:  # a user's model may raise anything
+            raise UsageError(_refusal(network, images, f"{watch.place}: {said(error)}")) from error
+        if trial.loss is not None:
+            _refuse_loss(trial, output, labels)
+            return None
+        scores = all_scores(output)
+        if not scores or len(scores[0]) != len(images):
+            shapes = ", ".join(units.size(tuple(each.shape)) for each in tensors_in(output)) or type(output).__name__
+            raise UsageError(
+                f"it is no classifier: of {len(images)} images scores, {len(images)}xK, were expected and {shapes} "
+                "came; give what it is trained on with --loss file.py:fn"
+            )
+        return scores[0].shape[1]
+
+
+def _refusal(network: nn.Module, images: Tensor, why: str) -> str:
+    """Say what a network stopped at, and at which size, or in which mode alone, it does not."""
+    size = units.size(tuple(images.shape[1:]))
+    if _takes(network.eval(), images):
+        return f"it takes images of {size} in evaluation alone; in training it stopped at {why}"
+    sides = [side for side in OTHER_SIDES if images.shape[2:] != (side, side)]
+    others = [images.new_zeros(len(images), images.shape[1], side, side) for side in sides]
+    taken = next((side for side, each in zip(sides, others, strict=True) if _takes(network.train(), each)), None)
+    if taken:
+        return (
+            f"it does not take images of {size}: {why}; it takes {images.shape[1]}x{taken}x{taken}: give --input-size"
+        )
+    return f"it stopped at images of {size}, and of {' and '.join(map(str, sides))} pixels, too: {why}"
+
+
+def _takes(network: nn.Module, images: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            network(images)
+    except (Exception, SystemExit):  # noqa: BLE001  # a user's model may raise anything
+        return False
+    return True
+
+
+def _refuse_loss(trial: Trial, output: Any, labels: Tensor) -> None:
+    try:
+        loss = trial.loss_of(output, labels)
+    except (Exception, SystemExit) as error:  # a user's loss may raise anything
+        raise UsageError(f"--loss: it raised {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise UsageError("--loss: one number with a gradient was expected of it, made from the network's output")

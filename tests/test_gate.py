@@ -1,0 +1,342 @@
+"""Gates: limits as they are written, counts against them, times against them. All by hand, nothing is run."""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cnnprof
+from cnnprof import statistics
+from cnnprof.comparison import gate, limits
+from cnnprof.comparison.ratios import in_two_processes
+from cnnprof.errors import UsageError
+from cnnprof.records import (
+    Analysis,
+    ByMode,
+    Candidate,
+    Latency,
+    Layer,
+    Machine,
+    Memory,
+    Profile,
+    Settings,
+    Totals,
+    Uncounted,
+)
+
+MACHINE = Machine("a CPU", 2, 2, 2, 1 << 30, "Linux", "3.11", "2.14", "cpu", None, None, 0.1, "kept")
+
+
+def candidate(name="net", layers=((10, 100), (20, 200)), model=None, size=(3, 32, 32), batch=1, uncounted=(), **known):
+    """A model whose layers have so many parameters and MACs an image."""
+    rows = tuple(
+        Layer(f"conv{place}", "Conv2d", 1, params, macs * batch, 1, None, None, 4, 4)
+        for place, (params, macs) in enumerate(layers)
+    )
+    params, macs = (sum(getattr(row, each) for row in rows) for each in ("params", "macs"))
+    totals = Totals(params, params, 0, macs, len(rows), 4 * params, 8, 8)
+    analysis = Analysis(model or name, size, batch, totals, 1.0, tuple(uncounted), rows)
+    return Candidate(name, analysis, batch_size=8, **known)
+
+
+def judged(texts, before, now, **given):
+    texts = [texts] if isinstance(texts, str) else texts
+    return gate.judged([limits.parsed(text) for text in texts], [before], [now], in_two_processes, **given)
+
+
+def verdicts(texts, before, now, **given):
+    return [result.verdict for result in judged(texts, before, now, **given)]
+
+
+# Limits --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_is_read_with_its_model_and_its_layers():
+    assert limits.parsed("params:0%") == limits.Limit("params", Fraction(0))
+    assert limits.parsed(" peak-bytes : 2.5 % ") == limits.Limit("peak_bytes", Fraction(1, 40))
+    assert limits.parsed("resnet50/latency:10%") == limits.Limit("latency", Fraction(1, 10), "resnet50")
+    assert limits.parsed("nets/my.py:Net/macs:.5%").where == "nets/my.py:Net"
+    assert limits.parsed("*/layer4.*/macs:5%").layers_of("resnet50") == "layer4.*"
+
+
+@given(st.decimals(0, 1000, places=3), st.sampled_from(limits.METRICS), st.sampled_from(["", "a", "a*/b.*"]))
+def test_what_a_limit_says_of_itself_reads_as_the_same_limit(percent, metric, where):
+    limit = limits.Limit(metric, Fraction(percent) / 100, where)
+    assert limits.parsed(str(limit)) == limit
+
+
+@pytest.mark.parametrize(
+    "text", ["params", "params:5", "params:-5%", "params:five%", ":5%", "", "params:5%%", "latency:5ms"]
+)
+def test_a_limit_that_cannot_be_read_is_refused_with_the_grammar(text):
+    with pytest.raises(UsageError, match=r"\[MODEL/\]\[LAYERS/\]METRIC:PERCENT%"):
+        limits.parsed(text)
+
+
+def test_a_metric_that_is_none_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match="did you mean latency"):
+        limits.parsed("latencyy:5%")
+
+
+def test_a_model_with_a_limit_of_its_own_is_not_held_to_the_one_of_all():
+    found = [limits.parsed(text) for text in ("slim/macs:10%", "macs:0%", "s*/macs:20%", "params:0%")]
+    assert {str(limit) for limit in limits.that_hold(found, "slim")} == {"s*/macs:20%", "params:0%"}
+    assert {str(limit) for limit in limits.that_hold(found, "wide")} == {"macs:0%", "params:0%"}
+    assert [str(limit) for limit in limits.that_hold(found[:2], "slim")] == ["slim/macs:10%"]
+
+
+def test_a_model_string_with_brackets_is_its_own_pattern():
+    assert limits.parsed("cnn(channels=[8, 16])/macs:1%").holds_of("cnn(channels=[8, 16])")
+
+
+# Counts --------------------------------------------------------------------------------------------------------------
+
+
+def test_one_parameter_more_fails_where_none_is_allowed_and_names_its_layer():
+    (result,) = judged("params:0%", candidate(), candidate(layers=((10, 100), (21, 200))))
+    assert (result.verdict, result.layer, result.change) == ("failed", "conv1", pytest.approx(1 / 30))
+    assert (result.baseline, result.candidate) == (30, 31)
+
+
+def test_fewer_pass_and_so_do_as_many():
+    assert verdicts("params:0%", candidate(), candidate(layers=((10, 100), (19, 200)))) == ["passed"]
+    assert verdicts("params:0%", candidate(), candidate()) == ["passed"]
+
+
+def test_growth_by_exactly_the_limit_passes_and_by_one_more_does_not():
+    hundred = candidate(layers=((100, 1000),))
+    assert verdicts("params:5%", hundred, candidate(layers=((105, 1000),))) == ["passed"]
+    assert verdicts("params:5%", hundred, candidate(layers=((106, 1000),))) == ["failed"]
+    # 0.1 % of 1000 is 1, which no binary fraction is exactly
+    assert verdicts("macs:0.1%", hundred, candidate(layers=((100, 1001),))) == ["passed"]
+
+
+def test_what_grew_from_nothing_fails_without_a_share():
+    (result,) = judged("macs:5%", candidate(layers=((10, 0),)), candidate(layers=((10, 5),)))
+    assert (result.verdict, result.change) == ("failed", None)
+
+
+def test_macs_are_per_image_whatever_the_batch():
+    assert verdicts("macs:0%", candidate(batch=1), candidate(batch=4)) == ["passed"]
+
+
+def test_macs_that_are_not_counted_any_more_do_not_pass():
+    lost = candidate(layers=((10, 100),), uncounted=[Uncounted("fft", "conv1", 1)])
+    (result,) = judged("macs:0%", candidate(), lost)
+    assert result.verdict == "inconclusive"
+    assert "fft" in result.message
+    assert verdicts("macs:0%", lost, lost) == ["passed"]
+
+
+def test_a_limit_on_layers_holds_for_each_of_them():
+    before = candidate(layers=((10, 100), (20, 200)))
+    swapped = candidate(layers=((20, 200), (10, 100)))
+    assert verdicts("net/params:0%", before, swapped) == ["passed"]
+    (result,) = judged("net/conv*/params:50%", before, swapped)
+    assert (result.verdict, result.layer, result.change) == ("failed", "conv0", 1.0)
+
+
+def test_a_layer_that_was_not_there_is_growth_from_nothing():
+    (result,) = judged("net/conv2/macs:50%", candidate(), candidate(layers=((10, 100), (20, 200), (1, 1))))
+    assert (result.verdict, result.message) == ("failed", "a layer that was not there")
+
+
+def test_layers_that_changed_are_listed_with_what_they_were():
+    changed = gate.changes([candidate()], [candidate(layers=((10, 100), (21, 200), (5, 0)))])
+    assert [(each.path, each.metric, each.baseline, each.candidate) for each in changed] == [
+        ("conv1", "params", 20, 21),
+        ("conv2", "params", None, 5),
+    ]
+
+
+@pytest.mark.parametrize("text", ["other/params:0%", "net/nolayer*/params:0%", "net/conv0/latency:5%"])
+def test_a_limit_that_is_on_nothing_is_refused(text):
+    with pytest.raises(UsageError, match="limit"):
+        judged(text, candidate(), candidate())
+
+
+@pytest.mark.parametrize("metric", ["latency", "peak_bytes"])
+def test_a_number_that_is_on_neither_side_is_refused(metric):
+    with pytest.raises(UsageError, match=f"neither the baseline nor this run holds {metric}"):
+        judged(f"{metric}:5%", candidate(), candidate())
+
+
+def test_a_number_that_the_baseline_lacks_is_said():
+    (result,) = judged("latency:5%", candidate(), timed(*STEADY))
+    assert (result.verdict, result.message) == ("skipped", "not in the baseline")
+
+
+def test_a_model_whose_measurement_stopped_fails():
+    (result,) = judged("latency:5%", timed(*STEADY), candidate(failure="out of memory"))
+    assert (result.verdict, result.message) == ("failed", "out of memory")
+
+
+def test_a_limit_on_a_model_of_the_baseline_alone_is_no_mistake():
+    results = gate.judged([limits.parsed("gone/params:0%")], [candidate("gone")], [candidate()], in_two_processes)
+    assert results == ()
+
+
+def test_other_inputs_fail_whatever_the_counts():
+    (result,) = judged("params:0%", candidate(), candidate(size=(3, 64, 64)))
+    assert result.verdict == "failed"
+    assert "3x32x32" in result.message
+
+
+def test_peaks_of_other_batches_are_not_compared():
+    before = candidate(memory=ByMode(inference=Memory(1000, 0)))
+    now = replace(candidate(memory=ByMode(inference=Memory(1021, 0, "conv1"))))
+    assert [(each.verdict, each.layer) for each in judged("peak_bytes:2%", before, now)] == [("failed", "conv1")]
+    assert verdicts("peak_bytes:2%", before, replace(now, batch_size=4)) == ["skipped"]
+
+
+def test_models_are_matched_by_label_else_by_what_they_are():
+    before = [candidate("a", model="resnet18"), candidate("b", model="resnet50")]
+    now = [candidate("b", model="resnet18"), candidate("c", model="resnet18"), candidate("d", model="vgg")]
+    found = gate.paired(before, now)
+    assert {name: each.name for name, each in found.items()} == {"b": "b", "c": "a"}
+    doubts = list(gate.without_baseline(before, now))
+    assert [doubt.about for doubt in doubts] == ["d"]
+
+
+# Times ---------------------------------------------------------------------------------------------------------------
+
+
+def timed(*medians, waited=0.0, name="net"):
+    """A model with a session of one burst for each time."""
+    sessions = tuple((each, each, each) for each in medians)
+    return candidate(name, latency=ByMode(inference=Latency(sessions, waited_shares=(waited,) * len(sessions))))
+
+
+STEADY = [1.0] * 8
+
+
+def slower(by, spread=0.001):
+    return [by * (1 + spread * (-1) ** place) for place in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("by", "spread", "verdict"),
+    [(1.0, 0.001, "passed"), (1.10, 0.001, "failed"), (1.05, 0.02, "inconclusive"), (0.5, 0.001, "passed")],
+)
+def test_a_time_is_judged_by_the_side_of_its_limit_that_its_interval_lies_on(by, spread, verdict):
+    (result,) = judged("latency:5%", timed(*STEADY), timed(*slower(by, spread)))
+    assert result.verdict == verdict
+    assert result.ci95[0] < result.change < result.ci95[1]
+
+
+def test_the_interval_of_two_processes_holds_what_they_do_not_share():
+    """Sessions that differ with standard deviation s: s / sqrt(n), times sqrt(1 + (n - 1) rho), times Student's t."""
+    spread = 0.01
+    before, now = timed(*STEADY), timed(*slower(1.0, spread))
+    ratio = in_two_processes(before.latency.inference, now.latency.inference, 0.02, 1.0)
+    logs = [math.log(each) for each in slower(1.0, spread)]
+    mean = sum(logs) / 8
+    error = math.sqrt(sum((each - mean) ** 2 for each in logs) / 7 / 8 * (1 + 7 * statistics.RESEMBLANCE))
+    assert math.log(ratio.ci95[1]) == pytest.approx(mean + 2.364624 * error, rel=1e-6)  # t of 7 degrees at 97.5 %
+
+
+def test_a_starved_time_is_inconclusive_and_no_number_is_given():
+    (result,) = judged("latency:5%", timed(*STEADY), timed(*slower(2.0), waited=0.5))
+    assert (result.verdict, result.change) == ("inconclusive", None)
+
+
+def test_an_undecided_time_says_how_much_longer_would_tell():
+    (result,) = judged("latency:5%", timed(*STEADY), timed(*slower(1.025, 0.015)), measured_s=10.0)
+    assert result.verdict == "inconclusive"
+    assert "--time" in result.message
+    wanted = float(result.message.split()[1])
+    assert wanted in {15, 20, 30, 40, 50, 70, 100, 200, 500, 1000}
+
+
+def test_longer_tells_the_fewest_times_as_many_sessions_that_would_do():
+    center, bounds = 1.02, (0.99, 1.0509)
+    times = statistics.longer(center, bounds, 5, 1.05)
+    spread = math.log(bounds[1] / bounds[0]) / 2 / statistics._half_width_of(5)
+    assert spread * statistics._half_width_of(5 * times) < math.log(1.05 / center)
+    assert statistics.longer(1.0499, bounds, 5, 1.05) is None
+
+
+def test_times_of_another_machine_are_not_compared_but_counts_are():
+    before, now = (
+        Profile("", None, "", MACHINE, Settings(), (each,)) for each in (timed(*STEADY), timed(*slower(2.0)))
+    )
+    texts = [limits.parsed(text) for text in ("params:0%", "latency:5%")]
+    assert [each.verdict for each in gate.of_runs(texts, before, now, "f").results] == ["passed", "failed"]
+    elsewhere = replace(now, machine=replace(MACHINE, cpu="another CPU"))
+    found = gate.of_runs(texts, before, elsewhere, "f")
+    assert [each.verdict for each in found.results] == ["passed", "skipped"]
+    assert "cpu" in found.results[1].message
+    assert found.exit_code == 0
+
+
+def test_times_of_other_settings_are_not_compared():
+    before, now = (
+        Profile("", None, "", MACHINE, Settings(threads=threads), (timed(*STEADY),)) for threads in (None, 1)
+    )
+    (result,) = gate.of_runs([limits.parsed("latency:5%")], before, now, "f").results
+    assert (result.verdict, result.message) == ("skipped", "it was measured otherwise: threads")
+
+
+def run_of(*candidates):
+    (first,) = candidates
+    return Profile("", None, "", MACHINE, Settings(), (first,))
+
+
+def test_a_time_that_fails_once_alone_is_inconclusive():
+    texts = [limits.parsed("params:0%"), limits.parsed("latency:5%")]
+    first, second = (gate.of_runs(texts, run_of(timed(*STEADY)), run_of(timed(*slower(by))), "f") for by in (1.2, 1.01))
+    assert gate.failed_in_time(first)
+    assert [each.verdict for each in gate.confirmed(first, second).results] == ["passed", "inconclusive"]
+    assert [each.verdict for each in gate.confirmed(first, first).results] == ["passed", "failed"]
+    assert len(gate.confirmed(first, second).times) == 2
+
+
+def test_exit_codes_are_those_of_what_was_found():
+    failing = gate.of_runs([limits.parsed("latency:5%")], run_of(timed(*STEADY)), run_of(timed(*slower(1.2))), "f")
+    open_ = gate.of_runs([limits.parsed("latency:5%")], run_of(timed(*STEADY)), run_of(timed(*slower(1.05, 0.02))), "f")
+    assert (failing.exit_code, failing.passed) == (1, False)
+    assert [replace(open_, inconclusive=outcome).exit_code for outcome in (None, "pass", "fail")] == [3, 0, 1]
+
+
+def test_without_a_baseline_everything_passes_and_that_is_said():
+    found = gate.of_runs([limits.parsed("params:0%")], None, run_of(candidate()), "base.json")
+    assert (found.exit_code, found.results) == (0, ())
+    assert "nothing was compared" in found.doubts[0].message
+
+
+# What people read ----------------------------------------------------------------------------------------------------
+
+
+def failing():
+    before, now = candidate(), candidate(layers=((10, 100), (21, 200)))
+    return gate.of_runs(
+        [limits.parsed("params:0%"), limits.parsed("macs:0%")], run_of(before), run_of(now), "base.json"
+    )
+
+
+def test_the_screen_names_model_layer_and_growth():
+    said = str(failing())
+    assert "net, parameters: +3.3 %, from 30 to 31; none is allowed; most in conv1." in said
+    assert "Not passed: 1 passed, 1 failed." in said
+
+
+def test_the_markdown_has_a_row_a_model_and_the_layers_that_changed(tmp_path):
+    text = cnnprof.save(failing(), tmp_path / "diff.md").read_text()
+    assert "| net " in text
+    assert "31 (+3.3 %) ✗" in text
+    assert "| conv1 | Conv2d | parameters |" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("suffix", [".html", ".csv", ".json"])
+def test_a_gate_is_saved_in_every_form(tmp_path, suffix):
+    path = cnnprof.save(failing(), tmp_path / f"gate{suffix}")
+    assert "conv1" in path.read_text()
+
+
+def test_a_gate_reads_back_as_it_was(tmp_path):
+    timed_gate = gate.of_runs([limits.parsed("latency:5%")], run_of(timed(*STEADY)), run_of(timed(*slower(1.2))), "f")
+    for record in (failing(), timed_gate):
+        assert cnnprof.load(cnnprof.save(record, tmp_path / "gate.json")) == record

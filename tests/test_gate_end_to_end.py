@@ -1,0 +1,219 @@
+"""The gate as it is typed, in a repository of its own."""
+
+import json
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+NET = """
+from torch import nn
+
+def Net(width=8):
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+    )
+"""
+NET_AT = ["net.py:Net", "--input-size", "3x16x16"]
+
+
+def git(*arguments):
+    subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def run(typed):
+    """The command line, in a repository that holds one network."""
+    Path("net.py").write_text(NET)
+    git("init", "--quiet", "-b", "main")
+    git("config", "user.email", "me@example.com")
+    git("config", "user.name", "me")
+    git("add", "net.py")
+    git("commit", "--quiet", "-m", "a network")
+    return typed
+
+
+def widen():
+    Path("net.py").write_text(NET.replace("3, width, 3", "3, width + 1, 3").replace("Linear(width", "Linear(width + 1"))
+
+
+LIMITS = ["--fail-on", "params:0%", "--fail-on", "macs:0%", "--fail-on", "peak_bytes:2%"]
+
+
+def test_a_baseline_is_written_kept_to_and_written_anew(run):
+    code, out, _ = run("gate", *NET_AT, "--against", "base.json", *LIMITS)
+    assert code == 0
+    assert "There is no baseline base.json yet" in out
+    assert not Path("base.json").exists()
+    assert run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--update")[0] == 0
+    code, out, err = run("gate", "net.py:Net", "--against", "base.json", *LIMITS)
+    assert (code, err) == (0, "")
+    assert "Passed: 3 passed." in out
+    widen()
+    code, out, _ = run("gate", "net.py:Net", "--against", "base.json", *LIMITS, "-o", "diff.md")
+    assert code == 1
+    assert "net.py:Net, parameters: +12.1 %, from 314 to 352; none is allowed; most in 0." in " ".join(out.split())
+    assert "## Layers that changed" in Path("diff.md").read_text()
+    assert run("gate", "net.py:Net", "--against", "base.json", *LIMITS, "--update", "--quiet")[0] == 0
+    assert run("gate", "net.py:Net", "--against", "base.json", *LIMITS)[0] == 0
+
+
+def test_two_saved_runs_are_held_to_each_other_without_torch(run, monkeypatch):
+    for name, change in (("a.json", lambda: None), ("b.json", widen)):
+        change()
+        run("gate", *NET_AT, "--against", name, *LIMITS, "--update", "--quiet")
+    monkeypatch.setitem(__import__("sys").modules, "cnnprof.gating", None)  # which imports torch
+    assert run("gate", "a.json", "--against", "a.json", *LIMITS)[0] == 0
+    code, out, _ = run("gate", "b.json", "--against", "a.json", *LIMITS, "--json")
+    document = json.loads(out)
+    assert (code, document["schema"], document["passed"]) == (1, "cnnprof.gate/1", False)
+    assert {"model", "metric", "layer", "limit", "change", "ci95", "verdict"} <= document["results"][0].keys()
+
+
+def test_the_project_says_what_is_gated(run, monkeypatch):
+    Path("pyproject.toml").write_text(
+        '[tool.cnnprof]\nmodels = ["slim=net.py:Net(width=4)"]\ninput-size = "3x16x16"\n'
+        'baseline = "base.json"\nlimits = ["params:0%", "slim/macs:5%"]\n'
+    )
+    assert run("gate", "--update", "--quiet")[0] == 0
+    Path("sub").mkdir()
+    monkeypatch.chdir("sub")
+    code, out, _ = run("gate", "--json")
+    assert code == 0
+    assert [(each["model"], each["metric"], each["limit"]) for each in json.loads(out)["results"]] == [
+        ("slim", "params", 0.0),
+        ("slim", "macs", 0.05),
+    ]
+    assert run("gate", "--fail-on", "activations:0%", "--json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('model = ["a"]', "has no 'model'"),
+        ('models = "a"', "models is 'a'; a list of texts was expected"),
+        ("batch-size = true", "a whole number was expected"),
+        ('inconclusive = "maybe"', "pass or fail was expected"),
+        ("models = [", "cannot be read"),
+    ],
+)
+def test_a_table_that_says_something_else_is_refused(run, table, said):
+    Path("pyproject.toml").write_text(f"[tool.cnnprof]\n{table}\n")
+    code, out, err = run("gate")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gate"], "gate lacks a MODEL, or a RUN.json, --against FILE or REF, --fail-on LIMIT"),
+        (["gate", "net.py:Net", "--against", "main", "--fail-on", "speed:5%"], "no metric 'speed'"),
+        (["gate", "net.py:Net", "--against", "nosuch", *LIMITS], "neither a file nor a revision"),
+        (["gate", "net.py:Net", "--against", "main", *LIMITS, "--update"], "is a revision"),
+        (["gate", "a.json", "--against", "main", *LIMITS], "a saved run stands alone"),
+        (["gate", "a.json", "--against", "b.json", *LIMITS], "a.json: cannot be read"),
+        (["gate", "net.py:Net", "net.py:Net", "--against", "main", *LIMITS], "is asked for twice"),
+    ],
+)
+def test_what_cannot_be_gated_is_said_in_a_line(run, arguments, said):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_file_that_is_cut_off_is_said(run):
+    run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--update", "--quiet")
+    path = Path("base.json")
+    path.write_text(path.read_text()[:500])
+    code, _, err = run("gate", "net.py:Net", "--against", "base.json", *LIMITS)
+    assert code == 2
+    assert "cut off" in err
+
+
+def test_one_more_channel_than_in_a_revision_fails_and_names_its_layer(run):
+    assert run("gate", *NET_AT, "--against", "main", *LIMITS)[0] == 0
+    widen()
+    code, out, _ = run("gate", *NET_AT, "--against", "HEAD", *LIMITS, "--json")
+    document = json.loads(out)
+    assert code == 1
+    assert document["commit"].endswith("-dirty")
+    assert "not committed" in document["doubts"][0]["message"]
+    failed = [each for each in document["results"] if each["verdict"] == "failed"]
+    assert [(each["metric"], each["layer"]) for each in failed[:2]] == [("params", "0"), ("macs", "0")]
+
+
+@pytest.mark.slow
+def test_a_model_that_a_revision_does_not_have_is_said_and_others_are_compared(run):
+    Path("more.py").write_text(NET)
+    git("add", "more.py")
+    code, out, _ = run(
+        "gate", "net.py:Net", "more.py:Net", "--input-size", "3x16x16", "--against", "HEAD", *LIMITS, "--json"
+    )
+    document = json.loads(out)
+    assert code == 0
+    assert {each["model"] for each in document["results"]} == {"net.py:Net"}
+    assert [each["about"] for each in document["doubts"]] == ["working tree", "more.py:Net"]
+
+
+@pytest.mark.slow
+def test_a_revision_that_does_not_import_is_said(run):
+    Path("net.py").write_text("import nosuchpackage\n")
+    git("commit", "--quiet", "-am", "broken")
+    Path("net.py").write_text(NET)
+    code, _, err = run("gate", *NET_AT, "--against", "HEAD", *LIMITS)
+    assert code == 2
+    assert "HEAD" in err
+    assert "No module named 'nosuchpackage'" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_model_that_the_working_tree_does_not_have_is_said(run):
+    code, _, err = run("gate", "net.py:Nope", "--input-size", "3x16x16", "--against", "HEAD", *LIMITS)
+    assert code == 2
+    assert err == "cnnprof: net.py:Nope: net.py has no 'Nope'\n"
+
+
+@pytest.mark.slow
+def test_both_processes_are_timed_in_turn(run):
+    limits = ["--fail-on", "latency:500%", "--fail-on", "training_latency:500%", "--time", "3"]
+    code, out, _ = run("gate", *NET_AT, "--against", "HEAD", *limits, "--json")
+    document = json.loads(out)
+    assert code in (0, 3)  # a busy machine decides nothing
+    assert len(set(document["processes"])) == 2
+    for times in document["times"]:
+        sides = [
+            [start for starts in times[side]["starts_s"] for start in starts] for side in ("baseline", "candidate")
+        ]
+        order = [side for _, side in sorted((start, side) for side in (0, 1) for start in sides[side])]
+        changes = sum(one != other for one, other in pairwise(order))
+        assert len(sides[0]) == len(sides[1])
+        assert changes >= len(sides[0]) - 1  # a round holds a burst of each
+
+
+@pytest.mark.slow
+def test_a_slower_revision_of_the_same_counts_is_found(run):
+    slow = NET.replace("from torch import nn", "import time\nfrom torch import nn") + (
+        "\n\nclass Slow(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.net = Net()\n"
+        "    def forward(self, x):\n        time.sleep(0.004)\n        return self.net(x)\n"
+    )
+    fast = slow.replace("        time.sleep(0.004)\n", "")
+    Path("net.py").write_text(fast)
+    git("commit", "--quiet", "-am", "fast")
+    Path("net.py").write_text(slow)
+    arguments = ["net.py:Slow", "--input-size", "3x16x16", "--threads", "1", "--time", "3"]
+    code, out, _ = run(
+        "gate", *arguments, "--against", "HEAD", "--fail-on", "latency:50%", "--fail-on", "macs:0%", "--json"
+    )
+    by_metric = {each["metric"]: each for each in json.loads(out)["results"]}
+    assert by_metric["macs"]["verdict"] == "passed"
+    assert (code, by_metric["latency"]["verdict"]) in {
+        (1, "failed"),
+        (3, "inconclusive"),
+    }  # busy machines decide nothing
+    if code == 1:
+        assert "measured twice" in by_metric["latency"]["message"]

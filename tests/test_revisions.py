@@ -1,0 +1,226 @@
+"""Revisions in folders of their own, and processes that work in them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnprof import revisions
+from cnnprof.errors import UsageError
+from cnnprof.remote import Worker
+
+
+def git(*arguments):
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of two commits, in which we stand, with one change that is not committed."""
+    root = tmp_path / "repo"
+    (root / "sub").mkdir(parents=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    git("init", "--quiet", "-b", "main")
+    git("config", "user.email", "me@example.com")
+    git("config", "user.name", "me")
+    for content in ("1", "2"):
+        Path("value.py").write_text(f"VALUE = {content}\n")
+        Path("sub/other.py").write_text(f"OTHER = {content}\n")
+        git("add", "-A")
+        git("commit", "--quiet", "-m", content)
+    Path("value.py").write_text("VALUE = 3\n")
+    return root
+
+
+def left_over(root):
+    return len(git("-C", str(root), "worktree", "list").splitlines()) - 1 + len([*root.parent.glob("cnnprof-*")])
+
+
+def test_a_revision_stands_in_a_folder_of_its_own_and_is_gone_afterwards(repository):
+    with revisions.checked_out("HEAD~1") as there:
+        assert (there.root / "value.py").read_text() == "VALUE = 1\n"
+        assert Path("value.py").read_text() == "VALUE = 3\n"
+        assert left_over(repository) > 0
+    assert left_over(repository) == 0
+
+
+def test_who_stands_in_a_subfolder_stands_there_in_the_revision_too(repository, monkeypatch):
+    monkeypatch.chdir(repository / "sub")
+    with revisions.checked_out("main~1") as there:
+        assert (there.folder / "other.py").read_text() == "OTHER = 1\n"
+
+
+def test_it_is_gone_after_an_error_too(repository):
+    with pytest.raises(RuntimeError), revisions.checked_out("HEAD"):
+        raise RuntimeError
+    assert left_over(repository) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_it_is_gone_after_a_kill(repository, how):
+    code = (
+        "from cnnprof import revisions; import time\n"
+        "with revisions.checked_out('HEAD'): print('in', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "in\n"
+    assert left_over(repository) > 0
+    os.killpg(process.pid, how)
+    process.communicate()
+    wait_for(lambda: left_over(repository) == 0)
+
+
+def wait_for(condition, within_s=20):
+    ends = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def test_what_a_machine_left_that_was_switched_off_is_removed(repository):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = repository.parent / f"cnnprof-worktree-{gone.pid}-x"
+    git("worktree", "add", "--quiet", "--detach", str(dead))
+    with revisions.checked_out("HEAD"):
+        assert not dead.exists()
+    assert left_over(repository) == 0
+
+
+def test_a_hook_of_the_repository_does_not_run(repository):
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {repository}/hook-ran\n")
+    hook.chmod(0o755)
+    with revisions.checked_out("HEAD"):
+        assert not (repository / "hook-ran").exists()
+
+
+def test_it_works_within_a_hook_too(repository, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(repository / "another-index"))
+    with revisions.checked_out("HEAD~1") as there:
+        assert (there.root / "value.py").read_text() == "VALUE = 1\n"
+    assert not (repository / "another-index").exists()
+
+
+def test_changes_that_are_not_committed_are_said(repository):
+    assert revisions.working_tree().commit.endswith("-dirty")
+
+
+@pytest.mark.parametrize("revision", ["nosuch", "--help", "HEAD:value.py", ""])
+def test_a_revision_that_is_none_is_refused(repository, revision):
+    with pytest.raises(UsageError, match="neither a file nor a revision"), revisions.checked_out(revision):
+        pass
+    assert left_over(repository) == 0
+
+
+def test_no_repository_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="not a git repository"), revisions.checked_out("HEAD"):
+        pass
+
+
+def test_no_git_is_said(repository, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match="there is no git on this machine"), revisions.checked_out("HEAD"):
+        pass
+
+
+# Processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(repository, monkeypatch):
+    """A process in the first commit, and one in the working tree."""
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(repository), str(here)]))
+    with revisions.checked_out("HEAD~1") as there:
+        working = revisions.working_tree()
+        workers = [Worker(checkout, working) for checkout in (there, working)]
+        yield workers
+        for worker in workers:
+            worker.close()
+
+
+def value_of(name="value"):
+    """Import a module, in whichever process this is called."""
+    import importlib
+
+    return importlib.import_module(name).VALUE
+
+
+def test_each_process_imports_what_its_own_checkout_holds(both):
+    assert [worker.call(value_of) for worker in both] == [1, 3]
+
+
+def test_what_is_raised_there_is_raised_here(both):
+    with pytest.raises(RuntimeError, match="ModuleNotFoundError: No module named 'nosuch'"):
+        both[0].call(value_of, "nosuch")
+    assert both[0].call(value_of) == 1
+
+
+def test_what_is_printed_there_disturbs_nothing(both, capfd):
+    assert both[0].call(printing) == 5
+    assert capfd.readouterr() == ("", "")
+
+
+def printing():
+    sys.stdout.write("noise")
+    os.write(1, b"more noise\n")
+    return 5
+
+
+def test_a_process_that_is_killed_is_said_in_a_line(both):
+    with pytest.raises(UsageError, match="was killed by SIGKILL, out of memory perhaps"):
+        both[0].call(os.kill, both[0].pid, signal.SIGKILL)
+    with pytest.raises(UsageError, match="was killed"):
+        both[0].call(value_of)
+
+
+def test_a_process_ends_with_whoever_started_it(repository):
+    code = (
+        "from cnnprof import revisions, remote; import time\nworking = revisions.working_tree()\n"
+        "print(remote.Worker(working, working).pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not alive(worker))
+
+
+def alive(pid):
+    import psutil
+
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_package_that_is_installed_in_editable_form_comes_from_the_checkout(repository, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    site.mkdir()
+    finder = f"""
+import importlib.machinery, pathlib, sys
+MAPPING = {{"sub": "{repository / "sub"}"}}
+class Finder:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name in MAPPING:
+            return importlib.machinery.PathFinder.find_spec(name, [str(pathlib.Path(MAPPING[name]).parent)])
+sys.meta_path.append(Finder)
+"""
+    (site / "sitecustomize.py").write_text(finder)
+    (repository / "sub" / "__init__.py").write_text("VALUE = 'new'\n")
+    git("add", "-A")
+    git("commit", "--quiet", "-m", "a package")
+    (repository / "sub" / "__init__.py").write_text("VALUE = 'newer'\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(__file__).parent)]))
+    with revisions.checked_out("HEAD") as there:
+        worker = Worker(there, revisions.working_tree())
+        assert worker.call(value_of, "sub") == "new"
+        worker.close()
