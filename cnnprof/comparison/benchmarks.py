@@ -69,7 +69,7 @@ def _short(test: str) -> str:
 
 
 def _of(limit: Limit, test: str, benchmark: Benchmark, name: str) -> Limit | None:
-    """Put a limit on one test's model by its name here; None where it is on others, or on what this one does not have."""
+    """Put a limit on one test's model by its name here; None where it is on others, or this one has no such number."""
     if {**PEAKS, **TIMES}.get(limit.metric, benchmark.mode) != benchmark.mode:
         return None
     if limit.metric in PEAKS and benchmark.peak_bytes is None:  # shapes do not tell
