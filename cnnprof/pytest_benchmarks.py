@@ -128,7 +128,8 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
 
     For example `cnnprof_benchmark("resnet18", (3, 224, 224), mode="training", batch_size=8, threads=1)`. `model` is an
     nn.Module or a MODEL string, (C, H, W) comes without the batch; `inputs` stand for anything else. Settings are those
-    of cnnprof.compare. What is found is a cnnprof.benchmark/1 document in `benchmark.extra_info["cnnprof"]`.
+    of cnnprof.compare. `benchmark.extra_info` has params, macs, peak_bytes, cpu_share, reference_ratio and machine, and
+    all that was found as a cnnprof.benchmark/1 document in "cnnprof".
     """
 
     def measure(
@@ -155,10 +156,15 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
         if problem:  # out here, so that pytest shows no exception behind it
             pytest.fail(problem, pytrace=False)
         if found is not None:
-            benchmark.extra_info[benchmarked.KEY] = store.as_part(found)
+            document = store.as_part(found)
+            benchmark.extra_info.update({name: document[name] for name in _SUMMARY}, **{benchmarked.KEY: document})
             request.config.stash[_SESSION].found[request.node.nodeid] = found
 
     return measure
+
+
+_SUMMARY = ("params", "macs", "peak_bytes", "cpu_share", "reference_ratio", "machine")
+"""What stands in extra_info itself, where others look for it."""
 
 
 def _option(request: pytest.FixtureRequest, name: str) -> Any:

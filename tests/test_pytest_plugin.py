@@ -148,6 +148,8 @@ def test_the_fixture_stores_what_was_found(suite):
     suite.was_stored()
     document = json.loads(suite.stored[0].read_text())["benchmarks"][0]
     found = document["extra_info"]["cnnprof"]
+    assert document["extra_info"].items() >= {name: found[name] for name in ("params", "macs", "peak_bytes")}.items()
+    assert document["extra_info"]["machine"] == found["machine"]
     assert found["schema"] == "cnnprof.benchmark/1"
     assert (found["model"], found["mode"], found["input_size"]) == ("net.py:net", "inference", [3, 8, 8])
     assert (found["batch_size"], found["settings"]["threads"]) == (2, 1)
