@@ -116,7 +116,7 @@ def peaks(found: list[Benchmark]) -> str:
             peak, *predicted = (
                 by_what[what]["extra_info"][mode] for what in ("the steps themselves", *predictions.values())
             )
-            cells += [units.bytes_(peak), *(units.change(each / peak - 1) for each in predicted)]
+            cells += [units.bytes_(peak), *(units.change(round(each / peak - 1, 6)) for each in predicted)]
         rows.append(tuple(cells))
     return grid(Table("", ("", *columns), tuple(rows)))
 

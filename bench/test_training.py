@@ -69,7 +69,7 @@ def session(pair, few):
 def test_training(benchmark, one_thread, network):
     random.seed(1)
     torch.manual_seed(1)
-    images, labels = torch.randn(4 * BATCH, 3, 32, 32), torch.randint(10, (4 * BATCH,))
+    images, labels = torch.randn(2 * BATCH, 3, 32, 32), torch.randint(10, (2 * BATCH,))
     few = list(DataLoader(TensorDataset(images, labels), BATCH))
     sessions = [session(Pair(NETWORKS[network]), few) for _ in range(SESSIONS)]
     shares = [[loop / trainer for loop, trainer in rounds] for rounds in sessions]
