@@ -85,10 +85,10 @@ def forget(monkeypatch, tmp_path_factory):
 
 
 HOW = {
+    "the steps themselves": (measured, {"rounds": 1}),
     "predicted, kernels not known": (predicted, {"rounds": 2}),
     "predicted again": (predicted, {"rounds": 3, "warmup_rounds": 1}),
     "MemTracker": (tracked, {"rounds": 1}),
-    "the steps themselves": (measured, {"rounds": 1}),
 }
 
 
