@@ -7,7 +7,7 @@ import cnnprof
 from cnnprof.records import MODES
 
 NETWORKS = {
-    "resnet50": ("resnet50", None, 8),
+    "resnet18": ("resnet18", None, 8),
     "mobilenet_v3_large": ("mobilenet_v3_large", None, 8),
     "bottleneck": ("bottleneck", None, 8),
     "a product of 3,072 x 3,072": (nn.Linear(3072, 3072, bias=False), (3072,), 3072),
