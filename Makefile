@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test lint bench honesty
+.PHONY: compare test lint bench bench-compare honesty
 
 compare: $(READY)
 	$(BIN)/cnnprof compare regular bottleneck
@@ -17,8 +17,15 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+BENCH := $(BIN)/pytest -q -c bench/pytest.ini bench
+
 bench: $(READY)
-	$(BIN)/python bench/run.py
+	$(BENCH) --benchmark-autosave
+	$(BIN)/python bench/readme.py
+
+# Beside the run that `make bench` saved last; saves nothing.
+bench-compare: $(READY)
+	$(BENCH) --benchmark-compare --benchmark-group-by=fullname
 
 # The study of verdicts, which bench shows: an hour that wants a machine to themselves.
 honesty: $(READY)
