@@ -117,7 +117,7 @@ def taken(asked: Asked, progress: Progress = _silent) -> Run:
         return _document(list(candidates.values()), asked.settings)
 
 
-_PLAN = timing.Plan(followed_by=0.0)
+_PLAN = timing.Plan(sessions=20, followed_by=0.0)
 
 
 def _described(subject: Subject, asked: Asked) -> Candidate:
@@ -313,6 +313,7 @@ class _Bench:
     def make(self, name: str, mode: Mode) -> None:
         """Build a model and its inputs, anew and elsewhere in memory."""
         self.calls.pop((name, mode), None)
+        machine.give_back()  # else a process keeps the same pages of memory from session to session
         self.held = latency.ballast(self.order)
         self.calls[name, mode] = self.makers[mode][name].build()
 

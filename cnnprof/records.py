@@ -1462,7 +1462,7 @@ class Benchmark:
     def ci95_s(self) -> Interval | None:
         """95 % interval of its time, for other runs too."""
         bounds = self.latency.ci95_s
-        return bounds and statistics.widened(bounds, self.latency.median_s)
+        return bounds and statistics.widened(bounds, self.latency.median_s, statistics.RUNS_APART)
 
     @property
     def reference_ratio(self) -> float:

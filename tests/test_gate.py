@@ -228,14 +228,15 @@ def test_a_time_is_judged_by_the_side_of_its_limit_that_its_interval_lies_on(by,
 
 
 def test_the_interval_of_two_processes_holds_what_they_do_not_share():
-    """Sessions that differ with standard deviation s: s / sqrt(n), times sqrt(1 + (n - 1) rho), times Student's t."""
+    """Student's t of the sessions' own error, and in squares what pairs of processes differ by, 1.96 times."""
     spread = 0.01
     before, now = timed(*STEADY), timed(*slower(1.0, spread))
     ratio = in_two_processes(before.latency.inference, now.latency.inference, 0.02, 1.0)
     logs = [math.log(each) for each in slower(1.0, spread)]
     mean = sum(logs) / 8
-    error = math.sqrt(sum((each - mean) ** 2 for each in logs) / 7 / 8 * (1 + 7 * statistics.RESEMBLANCE))
-    assert math.log(ratio.ci95[1]) == pytest.approx(mean + 2.364624 * error, rel=1e-6)  # t of 7 degrees at 97.5 %
+    error = math.sqrt(sum((each - mean) ** 2 for each in logs) / 7 / 8)
+    half_width = math.hypot(2.364624 * error, 1.959964 * statistics.PROCESSES_APART)  # t of 7 degrees at 97.5 %
+    assert math.log(ratio.ci95[1]) == pytest.approx(mean + half_width, rel=1e-6)
 
 
 def test_a_starved_time_is_inconclusive_and_no_number_is_given():
@@ -244,7 +245,7 @@ def test_a_starved_time_is_inconclusive_and_no_number_is_given():
 
 
 def test_an_undecided_time_says_how_much_longer_would_tell():
-    (result,) = judged("latency:5%", timed(*STEADY), timed(*slower(1.025, 0.015)), measured_s=10.0)
+    (result,) = judged("latency:5%", timed(*STEADY), timed(*slower(1.02, 0.03)), measured_s=10.0)
     assert result.verdict == "inconclusive"
     assert "--time" in result.message
     wanted = float(result.message.split()[1])
@@ -252,10 +253,13 @@ def test_an_undecided_time_says_how_much_longer_would_tell():
 
 
 def test_longer_tells_the_fewest_times_as_many_sessions_that_would_do():
-    center, bounds = 1.02, (0.99, 1.0509)
-    times = statistics.longer(center, bounds, 5, 1.05)
-    spread = math.log(bounds[1] / bounds[0]) / 2 / statistics._half_width_of(5)
-    assert spread * statistics._half_width_of(5 * times) < math.log(1.05 / center)
+    center, half_width = 1.028, 0.03
+    bounds = center * math.exp(-half_width), center * math.exp(half_width)
+    assert statistics.longer(center, bounds, 5, 1.05) == 5
+    fixed, away = 1.959964 * statistics.PROCESSES_APART, math.log(1.05 / center)
+    spread = math.sqrt(half_width**2 - fixed**2) / (2.776445 / math.sqrt(5))  # t of 4 degrees, and below of 24 and 19
+    assert math.hypot(spread * 2.063899 / math.sqrt(25), fixed) < away
+    assert math.hypot(spread * 2.093024 / math.sqrt(20), fixed) > away
     assert statistics.longer(1.0499, bounds, 5, 1.05) is None
 
 

@@ -409,7 +409,9 @@ def test_a_model_that_the_stored_run_does_not_hold_is_told():
 def test_the_interval_of_short_runs_holds_what_differs_from_run_to_run():
     """Arms in logs are added in squares: 1.96 times the spread for one run, that of two for a ratio."""
     apart = 1.959964 * statistics.RUNS_APART
-    assert statistics.widened((2.0, 2.0), 2.0) == pytest.approx((2 * math.exp(-apart), 2 * math.exp(apart)))
-    low, high = statistics.widened((math.exp(-0.03), math.exp(0.04)), 1.0, runs=2)
+    assert statistics.widened((2.0, 2.0), 2.0, statistics.RUNS_APART) == pytest.approx(
+        (2 * math.exp(-apart), 2 * math.exp(apart))
+    )
+    low, high = statistics.widened((math.exp(-0.03), math.exp(0.04)), 1.0, math.sqrt(2) * statistics.RUNS_APART)
     both = apart * math.sqrt(2)
     assert (low, high) == pytest.approx((math.exp(-math.hypot(0.03, both)), math.exp(math.hypot(0.04, both))))

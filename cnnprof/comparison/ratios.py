@@ -86,10 +86,11 @@ def in_two_processes(
 ) -> TimeRatio | None:
     """Ratio of the medians round by round of two processes that took turns.
 
-    What a process does to its times (where its code and its threads lie) does not cancel in the ratio, however like
-    the two are: the sessions of one pair of processes resemble each other.
+    What a process does to its times (where its code and its threads lie) does not cancel in the ratio, and no session
+    shows it.
     """
-    return _by_rounds(baseline, candidate, margin, images, lambda ratio: statistics.RESEMBLANCE)
+    found = _by_rounds(baseline, candidate, margin, images, lambda ratio: 0.0)
+    return _widened(found, statistics.PROCESSES_APART, margin)
 
 
 def _by_rounds(
@@ -142,10 +143,16 @@ def in_short_runs_apart(
 ) -> TimeRatio | None:
     """Ratio of the times of two runs whose sessions are too short to show what differs from run to run."""
     found = in_runs_apart(baseline, candidate, margin, images)
+    return _widened(found, math.sqrt(2) * statistics.RUNS_APART, margin)
+
+
+def _widened(found: TimeRatio | None, deviation: float, margin: float) -> TimeRatio | None:
+    """Let an interval hold what differs from run to run."""
     if found is None or found.ratio is None or found.ci95 is None:
         return found
-    bounds = statistics.widened(found.ci95, found.ratio, runs=2)
-    return replace(found, ci95=bounds, verdict=statistics.verdict(bounds, margin))
+    bounds = statistics.widened(found.ci95, found.ratio, deviation)
+    few = found.sessions < statistics.MIN_SESSIONS
+    return replace(found, ci95=bounds, verdict="inconclusive" if few else statistics.verdict(bounds, margin))
 
 
 def on_machines_apart(
