@@ -43,7 +43,8 @@ process differed by 0.010 to 0.075. The intervals of 42 of 58 pairs of such runs
 
 PROCESSES_APART = 0.01
 """Standard deviation, in logs, of the ratio of one network in two processes that take turns, beyond what their sessions
-show. Measured on two cores with two threads, a resnet18 at 64 pixels in 23 pairs of processes, in three series: 0.005, 0.007 and 0.010."""
+show. Measured on two cores with two threads, a resnet18 at 64 pixels in 23 pairs of processes, in three series: 0.005,
+0.007 and 0.010."""
 
 LIKE = 0.25
 """Candidates whose times differ by less than this, in logs, are alike: what a run does to one it does to the other."""
