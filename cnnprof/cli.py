@@ -573,8 +573,8 @@ def gate(
             from cnnprof.reporting import terminal
 
             console.print(terminal.renderable(record))
-        if file is not None and run is not None:
-            console.print(_kept_baseline(run, file, update), soft_wrap=True)
+        if file is not None and run is not None and (said := _kept_baseline(run, file, update)):
+            console.print(said, soft_wrap=True)
     if as_json:
         _print_json(record)
     raise typer.Exit(0 if update else record.exit_code)

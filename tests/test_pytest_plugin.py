@@ -96,10 +96,9 @@ def in_new_process(code: str, folder: Path, **environment: str) -> subprocess.Co
 
 
 def test_pytest_loads_the_plugin_without_torch(tmp_path):
-    code = (
-        "import sys, pytest; pytest.main(['-p', 'cnnprof.pytest_plugin', '--fixtures']); print('torch' in sys.modules)"
-    )
-    done = in_new_process(code, tmp_path)
+    plugins = ["-p", "cnnprof.pytest_plugin", "-p", "pytest_benchmark.plugin"]
+    code = f"import sys, pytest; pytest.main({[*plugins, '--fixtures']}); print('torch' in sys.modules)"
+    done = in_new_process(code, tmp_path, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert "cnnprof_benchmark" in done.stdout
     assert done.stdout.endswith("False\n")
 
