@@ -170,5 +170,5 @@ def foot(record: Gate) -> tuple[tuple[str, str], ...]:
         ("When", record.created),
         *((("Machine", f"{machine.cpu}, torch {machine.torch}"),) if machine else ()),
         ("Limits", ", ".join(record.limits)),
-        ("Method", f"counts and predicted memory are exact and compared exactly{'; ' + timed if record.times else ''}"),
+        ("Method", f"counts and predicted memory do not vary and are compared as they are{'; ' + timed if record.times else ''}"),
     )
