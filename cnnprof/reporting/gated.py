@@ -164,11 +164,12 @@ def foot(record: Gate) -> tuple[tuple[str, str], ...]:
         "times by 95 % intervals over sessions of interleaved bursts: one fails where its whole interval lies beyond "
         "the limit, twice; where it straddles the limit it is inconclusive"
     )
+    method = "counts and predicted memory do not vary and are compared as they are"
     machine = record.machine
     return (
         ("Command", record.command),
         ("When", record.created),
         *((("Machine", f"{machine.cpu}, torch {machine.torch}"),) if machine else ()),
         ("Limits", ", ".join(record.limits)),
-        ("Method", f"counts and predicted memory do not vary and are compared as they are{'; ' + timed if record.times else ''}"),
+        ("Method", f"{method}; {timed}" if record.times else method),
     )
