@@ -7,20 +7,24 @@ import shutil
 import subprocess
 import sys
 
+READY = "\n"
+"""The answer where all went well; else a line says what did not."""
+
 
 def main(root: str, commit: str, path: str) -> None:
-    """Answer with an empty line, or with why it failed, and wait for the end of the input."""
+    """Answer, and wait for the end of the input."""
     git = ["git", "-C", root, "-c", "core.hooksPath=/dev/null", "worktree"]
-    added = subprocess.run([*git, "add", "--detach", "--force", path, commit], capture_output=True, text=True)
     try:
-        print(" ".join(added.stderr.split()) if added.returncode else "", flush=True)  # noqa: T201
+        added = subprocess.run([*git, "add", "--detach", "--force", path, commit], capture_output=True)
+        refused = " ".join(added.stderr.decode(errors="replace").split()) or f"it ended with code {added.returncode}"
+        sys.stdout.write(f"{refused}\n" if added.returncode else READY)
+        sys.stdout.flush()
         sys.stdin.read()
     except OSError:  # nobody listens any more
         pass
     finally:
         subprocess.run([*git, "remove", "--force", "--force", path], capture_output=True)
         shutil.rmtree(path, ignore_errors=True)
-        subprocess.run([*git, "prune"], capture_output=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """pytest-benchmark's JSON to records: its own numbers, and what the fixture left beside them. No torch."""
 
+import datetime
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ KEY = "cnnprof"
 """Of a benchmark's extra_info, what is ours."""
 
 
+class EmptyRunError(UsageError):
+    """A run in which every benchmark failed, or none was asked for."""
+
+
 def is_stored_run(document: Any) -> bool:
     """Say whether a document is one of pytest-benchmark."""
     return isinstance(document, dict) and {"benchmarks", "machine_info"} <= document.keys()
@@ -21,7 +27,7 @@ def read(document: Mapping[str, Any], source: str) -> Benchmarks:
     """Turn a stored run into a record of it alone. Raises UsageError where it is empty, or not whole."""
     run = run_of(document, source)
     if not run.benchmarks:
-        raise UsageError(f"{source}: a run of pytest-benchmark in which nothing was timed")
+        raise EmptyRunError(f"{source}: a run of pytest-benchmark in which nothing was timed")
     return Benchmarks((run,))
 
 
@@ -45,23 +51,38 @@ def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
 
 
 def _benchmarked(entry: Mapping[str, Any], source: str) -> Benchmarked:
-    stats, ours = entry["stats"], entry["extra_info"].get(KEY)
+    stats, ours = entry["stats"], (entry.get("extra_info") or {}).get(KEY)
     found = store.part_of(ours, f"{source}, {entry['name']}") if ours else None
     return Benchmarked(entry["fullname"], float(stats["median"]), float(stats["iqr"]), int(stats["rounds"]), found)
 
 
 def _machine(info: Mapping[str, Any]) -> str:
-    """Name processor, system and Python, without the host."""
+    """Name processor, system and Python, without the host; of what a hook put there instead, what is known of it."""
     cpu = info.get("cpu") or {}
+    brand = cpu if isinstance(cpu, str) else cpu.get("brand_raw") or cpu.get("brand")
+    python = info.get("python_version") or info.get("python")
     parts = (
-        cpu.get("brand_raw") or cpu.get("brand") or info.get("processor") or info.get("machine"),
-        f"{info.get('system', '')} {info.get('release', '')}".strip(),
-        f"Python {info['python_version']}",
+        brand or info.get("processor") or info.get("machine"),
+        f"{info.get('system') or info.get('os') or ''} {info.get('release', '')}".strip(),
+        python and f"Python {python}",
     )
-    return ", ".join(part for part in parts if part)
+    return ", ".join(part for part in parts if part) or "an unknown machine"
 
 
 def together(found: Iterable[Benchmarks]) -> Benchmarks:
     """Put stored runs into one record, by the time of their commit, else by their own."""
-    runs = [run for each in found for run in each.runs]
-    return Benchmarks(tuple(sorted(runs, key=lambda run: (run.committed or run.created, run.created))))
+    runs: list[BenchmarkRun] = []
+    for run in (run for each in found for run in each.runs):
+        if run not in runs:  # a folder may hold a report of its other files
+            runs.append(run)
+    runs.sort(key=lambda run: (_moment(run.committed or run.created), _moment(run.created)))
+    return Benchmarks(tuple(runs))
+
+
+def _moment(text: str) -> float:
+    """Turn a date with its offset, or of UTC, into seconds; what is no date comes first."""
+    try:
+        parsed = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return -math.inf
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)).timestamp()

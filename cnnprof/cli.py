@@ -564,30 +564,44 @@ def gate(
         "seed": seed,
         "loss": loss,
     }
-    places = [place.absolute() for place in _places(output)]
+    targets = _targets([place.absolute() for place in _places(output)], "gate")
     asked = _configured(given)
+    taken = {Path(name).resolve() for name in (asked["against"], *asked["models"])}
+    lost = next((target for target in targets if target.resolve() in taken), None)
+    if lost is not None:
+        raise UsageError(f"-o {lost.name}: a run that is gated goes by that, and stays; another name was expected")
     with _only_json_on_stdout(as_json) as console:
-        record, run, file = _gated(asked, update, quiet or as_json)
-        _save(record, _targets(places, "gate"))
+        try:
+            record, run, file = _gated(asked, update, quiet or as_json)
+        except Interrupted as interrupted:
+            record, run, file = replace(interrupted.run, inconclusive=asked.get("inconclusive")), None, None
         if not (as_json or quiet):
             from cnnprof.reporting import terminal
 
             console.print(terminal.renderable(record))
-        if file is not None and run is not None and (said := _kept_baseline(run, file, update)):
-            console.print(said, soft_wrap=True)
     if as_json:
         _print_json(record)
+    _save(record, targets)
+    if record.partial:
+        raise typer.Exit(_complain("interrupted: what was measured by then is shown, marked partial", 130))
+    with _only_json_on_stdout(as_json) as console:
+        if file is not None and run is not None and (said := _kept_baseline(run, file, update)):
+            console.print(said, soft_wrap=True)
     raise typer.Exit(0 if update else record.exit_code)
 
 
 def _configured(given: dict[str, Any]) -> dict[str, Any]:
-    """Add to options what pyproject.toml says, and go where its paths are meant. Raises UsageError for what lacks."""
+    """Add to options what pyproject.toml says, and go where its models are meant. Raises UsageError for what lacks."""
     from cnnprof import configuration
 
     given = {name: value for name, value in given.items() if value not in (None, [])}
-    folder, configured = configuration.found(Path.cwd())
-    if configured.keys() - given.keys():
+    here = Path.cwd()
+    folder, configured = configuration.found(here)
+    if folder != here and "models" in configured and "models" not in given:
         os.chdir(folder)
+        given = configuration.at(here, given)
+    elif folder != here:
+        configured = configuration.at(folder, configured)
     asked = {**configured, **given}
     lacking = [told for name, told in _GATE_NEEDS.items() if name not in asked]
     if lacking:
@@ -606,16 +620,17 @@ def _gated(asked: dict[str, Any], update: bool, silent: bool) -> "tuple[Gate, Ru
     """Hold models, or a saved run, to a baseline; return the run, and the file that it may become the baseline in."""
     from cnnprof.comparison.gate import of_runs
     from cnnprof.comparison.limits import parsed
+    from cnnprof.configuration import is_run
 
     names, where, limits = asked["models"], asked["against"], tuple(map(parsed, asked["fail_on"]))
     outcome, file = asked.get("inconclusive"), Path(where)
-    is_file = file.is_file() or file.suffix == ".json"
+    is_file = is_run(file)
     saved = [name for name in names if name.endswith(".json")]
     if update and not is_file:
         raise UsageError(f"--update: --against {where!r} is a revision; a file such as baseline.json was expected")
     if saved and (len(names) > 1 or not is_file):
         raise UsageError(f"{saved[0]}: a saved run stands alone, and against another: RUN.json --against FILE.json")
-    baseline = _saved_run(file) if file.is_file() else None
+    baseline = _saved_run(file) if is_file and file.is_file() else None
     if saved:
         run = _saved_run(Path(saved[0]))
         return replace(of_runs(limits, baseline, run, file.name), inconclusive=outcome), run, file
@@ -631,13 +646,31 @@ def _gated(asked: dict[str, Any], update: bool, silent: bool) -> "tuple[Gate, Ru
 
 
 def _kept_baseline(run: "Run", file: Path, update: bool) -> str:
-    """Write a run as the baseline where that is asked for, and say what became of it."""
+    """Write a run as the baseline where that is asked for, and say what became of it.
+
+    Raises UsageError where that would lose a model, or hold later ones to one that failed.
+    """
     from cnnprof import store
 
     if update:
+        failed = next((each for each in run.profiles if each.failure), None)
+        if failed is not None:
+            raise UsageError(f"--update: {failed.name} was not measured to its end: {failed.failure}; {file} stays")
+        lost = _lost(run, file)
+        if lost:
+            raise UsageError(f"--update: {file} holds {lost}, too, which would be lost; name all models, or remove it")
         store.write_text(file, store.to_json(run))
         return f"Baseline  {file} written: later gates are held to this."
     return "" if file.is_file() else f"There is no baseline {file} yet, so everything passes; --update writes it."
+
+
+def _lost(run: "Run", file: Path) -> str:
+    """Name the models that a baseline holds, and a run does not."""
+    from cnnprof.comparison.gate import paired
+
+    before = _saved_run(file).profiles if file.is_file() else ()
+    kept = {each.name for each in paired(before, run.profiles).values()}
+    return ", ".join(each.name for each in before if each.name not in kept)
 
 
 def _saved_run(path: Path) -> "Run":
@@ -788,10 +821,10 @@ def report(
 
     Of pytest-benchmark's runs there is always one report: its tests over commits.
     """
-    from cnnprof import reporting
-
     places = _places(output)
-    records = [(file, reporting.load(file)) for path in runs for file in _saved(path)]
+    records = [each for path in runs for each in _loaded(path)]
+    if not records:
+        raise UsageError(f"{', '.join(map(str, runs))}: nothing was timed in any run")
     if stored := _stored(records):
         records = [stored]
     elif len(runs) > 1 and any(place.suffix for place in places):
@@ -802,6 +835,20 @@ def report(
         _save(record, targets)
         if not quiet:
             _console().print(f"Report  {_said(targets)}", highlight=False, soft_wrap=True)
+
+
+def _loaded(path: Path) -> "Iterator[tuple[Path, Record]]":
+    """Read a file, or those of a folder, where runs in which nothing was timed are left out."""
+    from cnnprof import reporting
+    from cnnprof.benchmarked import EmptyRunError
+
+    for file in _saved(path):
+        try:
+            yield file, reporting.load(file)
+        except EmptyRunError as error:
+            if file == path:
+                raise
+            _complain(f"{error}: it is left out", 0)
 
 
 def _saved(path: Path) -> list[Path]:

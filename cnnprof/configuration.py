@@ -85,9 +85,28 @@ def found(folder: Path) -> tuple[Path, dict[str, Any]]:
             tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("cnnprof")
         except (OSError, ValueError) as error:
             raise UsageError(f"{path.name}: cannot be read: {error}") from None
+        if isinstance(tool, dict):
+            return parent, {_name(name): _value(name, value) for name, value in tool.items() if value != []}
         if tool is not None:
-            return parent, {_name(name): _value(name, value) for name, value in tool.items()}
+            raise UsageError(f"{path.name}: tool.cnnprof is {tool!r}; a table [tool.cnnprof] was expected")
     return folder, {}
+
+
+def at(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a folder's files among options as they are called from elsewhere; models keep their names."""
+    return {name: _file_at(folder, value) if name in ("against", "loss") else value for name, value in options.items()}
+
+
+def _file_at(folder: Path, value: str) -> str:
+    """Put a folder before baseline.json, or file.py:loss; a revision, or package.module:loss, is no file."""
+    file, colon, rest = value.partition(":")
+    is_file = file.endswith(".py") if colon else is_run(folder / file)
+    return f"{folder / file}{colon}{rest}" if is_file else value
+
+
+def is_run(path: Path) -> bool:
+    """Say whether a baseline is a saved run, there or yet to be written; else it is a revision."""
+    return path.suffix == ".json" or (path.is_file() and path.read_bytes()[:1] == b"{")
 
 
 def _name(key: str) -> str:

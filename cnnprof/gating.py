@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from cnnprof import footprint, machine, origin, profiling, statistics, timing
-from cnnprof.comparison.gate import confirmed, failed_in_time, held, of_runs
-from cnnprof.comparison.limits import PEAKS, TIMES, Limit
-from cnnprof.comparison.ratios import contrast, in_two_processes
-from cnnprof.errors import NoSuchModelError, UsageError
+from cnnprof.comparison.gate import Terms, held, is_open, of_runs, settled, unsettled
+from cnnprof.comparison.limits import PEAKS, TIMES, Limit, that_hold
+from cnnprof.comparison.ratios import by_sessions, contrast
+from cnnprof.errors import Interrupted, NoSuchModelError, UsageError
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
 from cnnprof.records import Candidate, Comparison, Doubt, Gate, Mode, Profile, Run, Settings
 from cnnprof.remote import Worker
-from cnnprof.revisions import Checkout, checked_out, working_tree
+from cnnprof.revisions import Checkout, checked_out, tracked, working_tree
 from cnnprof.subjects import Subject, settings_of, subject_of
 
 Progress = Callable[[float], None]
@@ -69,7 +69,7 @@ class Asked:
 
 def asked(models: Sequence[str], limits: Sequence[Limit], options: Mapping[str, Any], baseline: Run | None) -> Asked:
     """Put options together; what is not given is as it was for the baseline."""
-    usual = Settings(device="auto") if baseline is None else baseline.settings
+    usual = Settings(device="auto") if baseline is None else _here(baseline.settings)
     size, batch = options.get("input_size") or usual.input_size, options.get("batch_size", usual.batch_size)
     given: Any = {name: options.get(name, getattr(usual, name)) for name in _KEPT}
     loss = options.get("loss")
@@ -77,6 +77,11 @@ def asked(models: Sequence[str], limits: Sequence[Limit], options: Mapping[str, 
     settings = settings_of(size, batch, given, loss)
     question = Asked(named(models), tuple(limits), settings, loss)
     return replace(question, settings=replace(settings, modes=question.times or settings.modes, time_s=question.time_s))
+
+
+def _here(settings: Settings) -> Settings:
+    """Leave the device open where this machine does not have it: what needs no clock is compared all the same."""
+    return settings if settings.device == "cpu" or torch.cuda.is_available() else replace(settings, device="auto")
 
 
 _KEPT = ("device", "dtype", "amp", "channels_last", "compile", "threads", "seed", "allocator")
@@ -97,27 +102,61 @@ def named(models: Sequence[str]) -> Named:
 
 
 def against_run(asked: Asked, baseline: Run | None, source: str, progress: Progress = _silent) -> tuple[Gate, Run]:
-    """Hold models to a saved run, and return what was found of them. Where a time fails they are timed once more."""
-    run = taken(asked, progress)
+    """Hold models to a saved run, and return what was found of them. Where a time fails they are timed once more.
+
+    Raises Interrupted, with the gate of what was known by then.
+    """
+    try:
+        run = taken(asked, progress)
+    except Interrupted as interrupted:
+        gate = of_runs(asked.limits, baseline, interrupted.run, source, asked.time_s)
+        raise Interrupted(replace(gate, partial=True)) from None
     gate = of_runs(asked.limits, baseline, run, source, asked.time_s)
-    if failed_in_time(gate):
-        gate = confirmed(gate, of_runs(asked.limits, baseline, taken(asked, progress), source, asked.time_s))
+    if is_open(gate, ("failed",)):
+        gate = _settled(gate, lambda: of_runs(asked.limits, baseline, _taken_apart(asked), source, asked.time_s), False)
     return gate, run
 
 
+def _settled(gate: Gate, measure: Callable[[], Gate], independent: bool = True) -> Gate:
+    """Measure once more; what ends that leaves the gate as it is."""
+    try:
+        return settled(gate, measure(), independent)
+    except KeyboardInterrupt:
+        raise Interrupted(replace(gate, partial=True)) from None
+    except UsageError as error:
+        return unsettled(gate, str(error))
+
+
+def _taken_apart(asked: Asked) -> Run:
+    """Do the same in a new process. Raises UsageError where that is killed."""
+    here = Checkout(Path.cwd(), Path.cwd(), "this once more")
+    worker = Worker(here, here)
+    try:
+        run: Run = worker.call(taken, asked)
+        return run
+    finally:
+        worker.close()
+
+
 def taken(asked: Asked, progress: Progress = _silent) -> Run:
-    """Count models, predict their memory and time them, where that is asked for: what later ones are held to."""
+    """Count models, predict their memory and time them, where that is asked for: what later ones are held to.
+
+    Raises Interrupted, with the run as far as it is known.
+    """
     subjects = [asked.subject(*each) for each in asked.models]
     candidates: Mapping[str, Candidate] = {subject.name: _described(subject, asked) for subject in subjects}
     with timing.surroundings(asked.settings):
         if asked.times:
             stream = timing.Workbench(subjects, asked.settings, asked.loss).sessions()
-            for known in timing.timed(candidates, stream, asked.settings, latency.Clock(), _PLAN, progress):
-                candidates = known
+            try:
+                for known in timing.timed(candidates, stream, asked.settings, latency.Clock(), _PLAN, progress):
+                    candidates = known
+            except KeyboardInterrupt:
+                raise Interrupted(_document(list(candidates.values()), asked.settings)) from None
         return _document(list(candidates.values()), asked.settings)
 
 
-_PLAN = timing.Plan(sessions=20, followed_by=0.0)
+_PLAN = timing.Plan(sessions=20, followed_by=0.0, making_counts=False)
 
 
 def _described(subject: Subject, asked: Asked) -> Candidate:
@@ -129,6 +168,7 @@ def _described(subject: Subject, asked: Asked) -> Candidate:
         batch_size=own.batch_size,
         settings=subject.own,
         memory=footprint.predicted_peaks(subject, own, asked.peaks, asked.loss),
+        model=subject.model,
     )
 
 
@@ -153,14 +193,15 @@ def _document(candidates: Sequence[Candidate], settings: Settings) -> Run:
 def against_revision(asked: Asked, revision: str, progress: Progress = _silent) -> Gate:
     """Hold the models of the working tree to those of a revision; what is timed takes turns in two processes.
 
-    Where a time fails, it is timed once more in two new processes. Raises UsageError for a revision that is none, and
-    where a model that it holds cannot be made there.
+    Times that one measurement does not settle are taken once more, in two new processes. Raises UsageError for a
+    revision that is none, and where a model that it holds cannot be made there; Interrupted, with the gate of what was
+    known by then.
     """
     working = working_tree()
     with checked_out(revision) as there:
         gate = _compared(asked, revision, there, working, progress)
-        if failed_in_time(gate):
-            gate = confirmed(gate, _compared(asked, revision, there, working, progress))
+        if is_open(gate):
+            gate = _settled(gate, lambda: _compared(asked, revision, there, working, progress))
     return gate
 
 
@@ -171,31 +212,41 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
         for worker in workers:
             stack.callback(worker.close)
             worker.start(_open, _within(asked, working, worker.checkout), str(worker.checkout.root), str(working.root))
-        now = list(workers[1].result())
+        here: _Opened = workers[1].result()
         try:
-            before = list(workers[0].result())
+            then: _Opened = workers[0].result()
         except UsageError as error:
             raise UsageError(f"{revision}: {error}") from None
-        names = [candidate.name for candidate in before]
-        if asked.times and names:
-            times = _timed(asked, names, workers, progress)
-            before, now = (_with(*each) for each in zip((before, now), times, strict=True))
+        before, now = then.described, here.described
+        calls = {key: how for key, how in here.timed.items() if key in then.timed}
+        times: Times = {}, {}
+        interrupted = False
+        try:
+            for times in _timed(asked, calls, workers, progress) if calls else ():  # noqa: B007
+                pass
+        except KeyboardInterrupt:
+            interrupted = True
+    before, now = (_with(*each) for each in zip((before, now), times, strict=True))
     run = _document(now, asked.settings)
-    gate = held(asked.limits, before, run, f"{revision} ({there.commit})", in_two_processes, asked.time_s)
-    doubts = (*_about(asked, working), *gate.doubts)
-    return replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))
+    gate = held(asked.limits, before, run, f"{revision} ({there.commit})", Terms(measured_s=asked.time_s))
+    doubts = (*_about(here, working), *gate.doubts)
+    gate = replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))
+    if interrupted:
+        raise Interrupted(replace(gate, partial=True))
+    return gate
 
 
-def _about(asked: Asked, working: Checkout) -> Iterator[Doubt]:
+Times = tuple[Mapping[str, Candidate], Mapping[str, Candidate]]
+"""Of both states, by the models' names."""
+
+
+def _about(here: "_Opened", working: Checkout) -> Iterator[Doubt]:
     """Say what of both states is not what it seems."""
     if working.commit.endswith("-dirty"):
         said = "it has changes that are not committed, which are part of what was held to the limits"
         yield Doubt("working tree", said)
-    for name, model in asked.models:
-        source = catalog.parse(model).name.rpartition(":")[0]
-        elsewhere = source.endswith(".py") and not Path(source).resolve().is_relative_to(working.root)
-        if elsewhere or source in ("", "torchvision", "timm"):
-            yield Doubt(name, "it is not of this repository: both sides are the same code")
+    for name in here.strangers:
+        yield Doubt(name, "it is not of this repository: both sides are the same code")
 
 
 def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> list[Candidate]:
@@ -210,58 +261,64 @@ def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> li
 
 def _within(asked: Asked, working: Checkout, checkout: Checkout) -> Asked:
     """Look for files that are named by their whole path in a checkout, too."""
-    moved = ((name, model.replace(f"{working.root}/", f"{checkout.root}/")) for name, model in asked.models)
-    return replace(asked, models=tuple(moved))
+
+    def moved(text: str) -> str:
+        return text.replace(f"{working.root}/", f"{checkout.root}/")
+
+    loss = None if asked.loss is None else moved(asked.loss)
+    return replace(asked, models=tuple((name, moved(model)) for name, model in asked.models), loss=loss)
 
 
 def _timed(
-    asked: Asked, names: Sequence[str], workers: Sequence[Worker], progress: Progress
-) -> tuple[Mapping[str, Candidate], ...]:
-    """Time both states of each model in interleaved bursts, whichever process they are in."""
-    owners = {f"{place} {name}": (worker, name) for place, worker in enumerate(workers) for name in names}
+    asked: Asked, calls: Mapping[latency.Key, "_How"], workers: Sequence[Worker], progress: Progress
+) -> Iterator[Times]:
+    """Time both states of each model in interleaved bursts, whichever process they are in; yield what is known."""
+    names = list(dict.fromkeys(name for name, _ in calls))
     makers: latency.Candidates = {
-        mode: {key: latency.Maker(partial(_Far.made, *owner, mode)) for key, owner in owners.items()}
+        mode: {
+            f"{place} {name}": latency.Maker(partial(_Far.made, worker, name, mode), *calls[name, mode])
+            for place, worker in enumerate(workers)
+            for name in names
+            if (name, mode) in calls
+        }
         for mode in asked.settings.modes
     }
+    turns = _Turns()
     clock = latency.Clock(
-        cpu_s=lambda: sum(worker.call(_cpu_s) for worker in workers),
-        waited_s=lambda: _sum([worker.call(machine.waited_s) for worker in workers]),
+        cpu_s=lambda: turns.cpu_s,
+        waited_s=lambda: turns.waited_s,
         threads=lambda: workers[0].call(torch.get_num_threads),
     )
 
     def stream(**options: Any) -> Iterator[latency.Session]:
-        return latency.sessions(makers, **{**options, "timer": _far, "clock": clock})
+        far: dict[str, Any] = {"timer": turns.kept, "dropping": turns.dropped, "settle_s": SPIN_S, "clock": clock}
+        return latency.sessions(makers, **{**options, **far})
 
-    known: Mapping[str, Candidate] = {}
-    nothing = {key: Candidate(key, analysis=None) for key in owners}
-    for known in timing.timed(nothing, stream, asked.settings, clock, _PLAN, progress, partial(_narrow, asked.limits)):  # noqa: B007
-        pass
-    return tuple({name: known[f"{place} {name}"] for name in names} for place in range(len(workers)))
+    nothing = {f"{place} {name}": Candidate(name, analysis=None) for place in range(len(workers)) for name in names}
+    narrow = partial(_narrow, asked.limits)
+    for known in timing.timed(nothing, stream, asked.settings, clock, _PLAN, progress, narrow):
+        before, now = ({name: known[f"{place} {name}"] for name in names} for place in range(len(workers)))
+        yield before, now
 
 
 def _narrow(limits: Sequence[Limit], candidates: Sequence[Candidate], settings: Settings) -> bool:
     """Say whether every interval is as narrow as its limit asks: what it says of the limit has no part in that."""
     half = len(candidates) // 2
     for before, now in zip(candidates[:half], candidates[half:], strict=True):
-        for metric, mode in TIMES.items():
-            ratio = in_two_processes(before.latency[mode], now.latency[mode], settings.margin, 1.0)
-            if ratio is None:
+        for limit in that_hold(limits, now.name):
+            mode = TIMES.get(limit.metric)
+            ratio = mode and by_sessions(before.latency[mode], now.latency[mode], settings.margin, 1.0)
+            if not ratio:
                 continue
-            wanted = min(float(limit.growth) for limit in limits if limit.metric == metric) * _OF_LIMIT
             if ratio.ci95 is None or ratio.sessions < latency.SESSIONS_WANTED:
                 return False
-            if statistics.half_width(ratio.ci95) > max(settings.ci, wanted):
+            if statistics.half_width(ratio.ci95) > max(settings.ci, float(limit.growth) * _OF_LIMIT):
                 return False
     return True
 
 
 _OF_LIMIT = 0.2
-"""Of a limit, the half-width of an interval at which measuring ends early."""
-
-
-def _sum(shares: Sequence[float | None]) -> float | None:
-    known = [share for share in shares if share is not None]
-    return sum(known) if len(known) == len(shares) else None
+"""Of a limit, the half-width of the sessions' own interval at which measuring ends early."""
 
 
 @dataclass(frozen=True)
@@ -283,9 +340,42 @@ class _Far:
         self.worker.call(_times, self.name, self.mode, 1, 1)
 
 
-def _far(call: Any, samples: int, repeats: int) -> list[float]:
-    times: list[float] = call.worker.call(_times, call.name, call.mode, samples, repeats)
-    return times
+@dataclass
+class _Turns:
+    """What the process whose turn it is gets of the processors while its times are kept.
+
+    What comes before is no sign of a busy machine: the other's threads look for work for a while.
+    """
+
+    cpu_s: float = 0.0
+    waited_s: float | None = 0.0
+
+    def kept(self, call: Any, samples: int, repeats: int) -> list[float]:
+        """Time calls that count."""
+        times, cpu_s, waited_s = _timed_there(call, samples, repeats)
+        self.cpu_s += cpu_s
+        self.waited_s = None if self.waited_s is None or waited_s is None else self.waited_s + max(0.0, waited_s)
+        return times
+
+    def dropped(self, call: Any, samples: int, repeats: int) -> list[float]:
+        """Time calls that do not."""
+        return _timed_there(call, samples, repeats)[0]
+
+
+def _timed_there(call: Any, samples: int, repeats: int) -> "_Spent":
+    spent: _Spent = call.worker.call(_times, call.name, call.mode, samples, repeats)
+    return spent
+
+
+_Spent = tuple[list[float], float, float | None]
+"""Seconds a call, by sample; the processors' seconds that all of them took, and those that their threads waited for."""
+
+_How = tuple[int | None, bool]
+"""A call's threads, and whether it is made anew for every session."""
+
+SPIN_S = 0.012
+"""So long after its last call a process's idle threads still spin for work, on processors that the other one needs:
+8 to 10 ms of GNU's OpenMP, by its own processor time, on two cores."""
 
 
 # In a process of its own ---------------------------------------------------------------------------------------------
@@ -299,16 +389,26 @@ class _Bench:
         for name, model in asked.models:
             with suppress(NoSuchModelError) if of_a_revision else nullcontext():  # which does not have it yet
                 self.subjects.append(asked.subject(name, model))
-        settings = asked.settings
+        settings, self.limits = asked.settings, asked.limits
         self.described = [_described(subject, asked) for subject in self.subjects]
         self.stack = ExitStack()
         self.stack.enter_context(timing.surroundings(settings))
         self.makers = timing.Workbench(self.subjects, settings, asked.loss).makers()
         on_cuda = torch.device(settings.device).type == "cuda"
         self.timer = latency.cuda_timer(settings.device) if on_cuda else latency.wall_timer(latency.Clock())
-        self.calls: dict[tuple[str, Mode], latency.Call] = {}
+        self.calls: dict[latency.Key, latency.Call] = {}
         self.held: list[torch.Tensor] = []
         self.order = random.Random(settings.seed)
+
+    @property
+    def timed(self) -> dict[latency.Key, _How]:
+        """Say how the calls are made on which there is a limit; what has nothing to train has no training step."""
+        return {
+            (name, mode): (maker.threads, maker.anew)
+            for mode, makers in self.makers.items()
+            for name, maker in makers.items()
+            if any(TIMES.get(limit.metric) == mode for limit in that_hold(self.limits, name))
+        }
 
     def make(self, name: str, mode: Mode) -> None:
         """Build a model and its inputs, anew and elsewhere in memory."""
@@ -317,53 +417,84 @@ class _Bench:
         self.held = latency.ballast(self.order)
         self.calls[name, mode] = self.makers[mode][name].build()
 
-    def times(self, name: str, mode: Mode, samples: int, repeats: int) -> list[float]:
-        """Return seconds a call, by sample."""
+    def times(self, name: str, mode: Mode, samples: int, repeats: int) -> _Spent:
+        """Make calls, and tell what they took."""
         with latency.torch_threads(self.makers[mode][name].threads):
-            return self.timer(self.calls[name, mode], samples, repeats)
+            waited_s, cpu_s = machine.waited_s(), time.process_time()
+            times = self.timer(self.calls[name, mode], samples, repeats)
+            took_s, now_s = time.process_time() - cpu_s, machine.waited_s()
+            return times, took_s, None if now_s is None or waited_s is None else now_s - waited_s
 
 
 _bench: list[_Bench] = []
 
 
-def _open(asked: Asked, checkout: str, working: str) -> list[Candidate]:
+@dataclass(frozen=True)
+class _Opened:
+    """What a process found in its checkout."""
+
+    described: list[Candidate]
+    timed: dict[latency.Key, _How]
+    strangers: list[str]
+    """Models whose code is not of the repository."""
+
+
+def _open(asked: Asked, checkout: str, working: str) -> _Opened:
     """Build the models that are there, and tell what needs no clock. Raises UsageError where code is of elsewhere."""
     _bench[:] = [_Bench(asked, checkout != working)]
     strays = _strays(Path(checkout), Path(working))
     if strays:
-        raise UsageError(
-            f"{strays[0]} was imported from the working tree, not from the revision; put its folder on PYTHONPATH, or "
-            "install it in editable form"
-        )
-    return _bench[0].described
+        raise UsageError(f"{strays[0]} was imported from the working tree, not from the revision; {_EDITABLE}")
+    strangers = [name for name, model in asked.models if not _is_of(Path(checkout), *_source(model))]
+    return _Opened(_bench[0].described, _bench[0].timed, strangers)
+
+
+_EDITABLE = "put its folder on PYTHONPATH, or install it in editable form"
+
+
+def _source(model: str) -> tuple[str, Path | None]:
+    """Return where a model's callable is looked for, and the file that was found there."""
+    where = catalog.parse(model).name.rpartition(":")[0]
+    if where.endswith(".py"):
+        return where, Path(where).resolve()
+    file = getattr(sys.modules.get(where), "__file__", None)
+    return where, Path(file).resolve() if file else None
+
+
+def _is_of(checkout: Path, where: str, file: Path | None) -> bool:
+    """Say whether code is of a checkout. Raises UsageError where that holds it, but another copy was imported."""
+    if file is None:
+        return False
+    if file.is_relative_to(checkout) and "site-packages" not in file.parts:
+        return True
+    if where.endswith(".py"):
+        return False
+    parts = Path(*where.split("."))
+    for folder in (checkout, checkout / "src", Path.cwd()):
+        if (folder / parts.with_suffix(".py")).is_file() or (folder / parts / "__init__.py").is_file():
+            raise UsageError(f"{where} was imported from where it is installed, not from the repository; {_EDITABLE}")
+    return False
 
 
 def _strays(checkout: Path, working: Path) -> list[str]:
-    """Name modules that came from the working tree although a checkout holds them; cnnprof's own measure both."""
+    """Name modules that came from the working tree although git holds them; cnnprof's own measure both."""
     if checkout == working:
         return []
+    own = Path(__file__).parent
     files = {
-        name: Path(file).resolve()
+        name: path
         for name, module in list(sys.modules.items())
         if (file := getattr(module, "__file__", None))
+        and (path := Path(file).resolve()).is_relative_to(working)
+        and not path.is_relative_to(own)
     }
-    own = Path(__file__).parent
-    return [
-        name
-        for name, file in files.items()
-        if file.is_relative_to(working)
-        and not file.is_relative_to(own)
-        and (checkout / file.relative_to(working)).exists()
-    ]
+    held = tracked(working) if files else set()
+    return [name for name, path in files.items() if path in held or (checkout / path.relative_to(working)).exists()]
 
 
 def _make(name: str, mode: Mode) -> None:
     _bench[0].make(name, mode)
 
 
-def _times(name: str, mode: Mode, samples: int, repeats: int) -> list[float]:
+def _times(name: str, mode: Mode, samples: int, repeats: int) -> _Spent:
     return _bench[0].times(name, mode, samples, repeats)
-
-
-def _cpu_s() -> float:
-    return time.process_time()

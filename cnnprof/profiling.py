@@ -293,6 +293,7 @@ def _exact(subject: Subject, settings: Settings) -> Candidate:
         effective_field=_effective_field(subject, found, settings) if settings.erf else None,
         kept=saved_by_layer(subject, settings) if "training" in settings.modes and subject.trainable else (),
         matched=subject.matched,
+        model=subject.model,
     )
 
 

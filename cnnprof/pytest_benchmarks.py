@@ -4,6 +4,7 @@ PYTEST_DONT_REWRITE
 """
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,30 +47,49 @@ class Session:
         self.limits = [limits.parsed(text) for text in config.getoption("cnnprof_fail_on")]
         self.inconclusive = config.getoption("cnnprof_inconclusive")
         self.found: dict[str, Benchmark] = {}
-        self.against = ""
+        self.source: dict[str, str] = {}
+        """The stored run that each test's model is of."""
+        self.disabled = False
         self.stored: dict[str, Benchmark] = {}
         self.said: list[str] = []
         self.gate: Gate | None = None
 
     def load(self, config: pytest.Config) -> None:
-        """Read the run that pytest-benchmark compares with, before this one may be stored itself."""
+        """Read what pytest-benchmark compares with, before this run may be stored itself; else each test's last run.
+
+        Raises UsageError where a run that is asked for is not there.
+        """
         asked = config.getoption("benchmark_compare")
         theirs: Any = config.pluginmanager.get_plugin("pytest-benchmark")
-        runs = theirs.storage.load(*([asked] if isinstance(asked, str) else []))
-        for path, document in list(runs)[-1:]:
-            run = benchmarked.run_of(document, str(path))
-            self.against = re.sub("([0-9a-f]{12})[0-9a-f]{28}", r"\1", Path(path).stem)  # as git shortens a revision
-            self.stored = {timed.test: timed.found for timed in run.benchmarks if timed.found}
+        self.disabled = theirs.disabled
+        runs = list(theirs.storage.load(*([asked] if isinstance(asked, str) else [])))
+        if isinstance(asked, str):
+            runs = runs[-1:]
+            if not runs:
+                raise UsageError(f"--benchmark-compare={asked}: no stored run goes by that; its number was expected")
+        for path, document in reversed(runs):
+            try:
+                run = benchmarked.run_of(document, str(path))
+            except UsageError:
+                if not self.stored:
+                    raise
+                continue  # of an older release, say
+            source = re.sub("([0-9a-f]{12})[0-9a-f]{28}", r"\1", Path(path).stem)  # as git shortens a revision
+            for timed in run.benchmarks:
+                if timed.found and timed.test not in self.stored:
+                    self.stored[timed.test], self.source[timed.test] = timed.found, source
 
     def judge(self) -> int:
         """Hold what was found to the limits; return pytest's exit status."""
-        if not self.against:
-            self.said.append("there is no stored run: every number passes; --benchmark-autosave stores one")
-        elif not self.found:
-            self.said.append("no model was timed: every number passes")
+        if not self.found:
+            why = "; benchmarks are disabled, as they are in several processes" if self.disabled else ""
+            self.said.append(f"no model was timed: every number passes{why}")
+        elif not self.stored:
+            self.said.append("there is no stored run of a model: every number passes; --benchmark-autosave stores one")
         else:
-            self.gate = benchmarks.held(self.limits, self.stored, self.found, self.against, self.inconclusive)
-            return self.gate.exit_code
+            against = ", ".join(dict.fromkeys(self.source[test] for test in self.found if test in self.source))
+            self.gate = benchmarks.held(self.limits, self.stored, self.found, against, self.inconclusive)
+            return min(1, self.gate.exit_code)  # pytest has no code for what is inconclusive
         return 0
 
 
@@ -150,10 +170,13 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
             subject = subject_of(None, model, input_size, batch_size, inputs)
             settings = settings_of(input_size, batch_size, _settings(options, mode), loss)
             seconds, rounds = float(_option(request, "max_time")), int(_option(request, "min_rounds"))
+            _check_timer(benchmark)
             found = timed(benchmark, subject, settings, loss, seconds, rounds)
         except UsageError as error:
             problem = str(error)
         if problem:  # out here, so that pytest shows no exception behind it
+            benchmark.disabled = True
+            benchmark.pedantic(lambda: None)  # else pytest-benchmark warns of a fixture that was not used
             pytest.fail(problem, pytrace=False)
         if found is not None:
             document = store.as_part(found)
@@ -172,6 +195,14 @@ def _option(request: pytest.FixtureRequest, name: str) -> Any:
     marker = request.node.get_closest_marker("benchmark")
     usual = request.config.getoption(f"benchmark_{name}")
     return marker.kwargs.get(name, usual) if marker else usual
+
+
+def _check_timer(benchmark: Any) -> None:
+    """Refuse what is no wall clock: the reference beside it, and runs that it is compared with, are of one."""
+    timer = benchmark._timer
+    if timer not in (time.perf_counter, time.monotonic, time.time):
+        name = getattr(timer, "__name__", timer)
+        raise UsageError(f"cnnprof_benchmark: timer {name}: a wall clock, such as time.perf_counter, was expected")
 
 
 def _settings(options: dict[str, Any], mode: Mode) -> Any:

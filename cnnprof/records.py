@@ -735,6 +735,8 @@ class Candidate:
     effective_field: EffectiveField | None = None
     matched: Match | None = None
     """How it was made like the baseline, where that was asked for."""
+    model: str | None = None
+    """Its MODEL without the label; None of an nn.Module."""
 
     @property
     def kept_bytes(self) -> int | None:
@@ -991,6 +993,8 @@ class GateResult:
     candidate: float | None = None
     message: str = ""
     """Why it is not known, or what decides it."""
+    layers: str | None = None
+    """The layers that the limit is on, each alone, of which this is the worst; None: it is on the model."""
 
 
 @dataclass(frozen=True)
@@ -1025,19 +1029,22 @@ class Gate(Shown):
     machine: Machine | None = None
     settings: Settings | None = None
     doubts: tuple[Doubt, ...] = ()
+    partial: bool = False
+    """Measuring was interrupted."""
 
     @property
     def passed(self) -> bool:
-        """Say whether nothing failed, and nothing is left open."""
-        return self.exit_code == 0
+        """Say whether all was measured, nothing failed, and nothing is left open."""
+        return self.exit_code == 0 and not self.partial
 
     @property
     def exit_code(self) -> int:
-        """0: passed; 1: something grew beyond its limit; 3: a time is inconclusive."""
+        """0: passed; 1: something grew beyond its limit; 3: a time is inconclusive, or MACs are no longer counted."""
         verdicts = {result.verdict for result in self.results}
         if "failed" in verdicts or ("inconclusive" in verdicts and self.inconclusive == "fail"):
             return 1
-        return 3 if "inconclusive" in verdicts and self.inconclusive is None else 0
+        passing = ("latency", "training_latency") if self.inconclusive == "pass" else ()
+        return 3 if any(each.verdict == "inconclusive" and each.metric not in passing for each in self.results) else 0
 
 
 @dataclass(frozen=True)

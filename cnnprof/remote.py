@@ -5,12 +5,12 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from cnnprof.errors import UsageError, said
-from cnnprof.revisions import Checkout
+from cnnprof.revisions import Checkout, tracked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,7 +68,11 @@ class Worker:
         return result
 
     def _end(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.close()
+            return f"the process that measures {self.checkout.commit} does not answer in words of ours"
         how = (
             f"was killed by {signal.Signals(-code).name}, out of memory perhaps"
             if code < 0
@@ -80,6 +84,10 @@ class Worker:
         """End it; what it is doing is given up."""
         self._process.kill()
         self._process.communicate()
+
+
+_ENDS_WITHIN_S = 10.0
+"""A process that answers no more is about to end, unless something else printed where its answers go."""
 
 
 def serve(checkout: str, working: str) -> None:
@@ -108,8 +116,8 @@ def serve(checkout: str, working: str) -> None:
 def _import_from(checkout: str, working: str) -> None:
     """Let what would be imported from a folder of the working tree come from the same folder of a checkout.
 
-    That goes for packages that are installed from there in editable form, too; what git does not hold (a virtual
-    environment within the tree) stays where it is.
+    That goes for packages that are installed from there in editable form, too, which are looked for last; what git does
+    not hold (a virtual environment within the tree) stays where it is.
     """
     if checkout == working:
         return
@@ -118,11 +126,17 @@ def _import_from(checkout: str, working: str) -> None:
         for finder in sys.meta_path
         for place in getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", {}).values()
     ]
-    moved = []
-    for entry in (*sys.path, *editable):
-        path = Path(entry).resolve()
-        there = Path(checkout) / path.relative_to(working) if path.is_relative_to(working) else path
-        if there != path and there.is_dir():
-            moved.append(str(there))
-            sys.path[:] = [each for each in sys.path if each != entry]
-    sys.path[:0] = dict.fromkeys(moved)
+    held = tracked(Path(working))
+    moved = (_moved(entry, Path(checkout), Path(working), held) for entry in (*sys.path, *editable))
+    sys.path[:] = dict.fromkeys(filter(None, moved))
+
+
+def _moved(entry: str, checkout: Path, working: Path, held: Set[Path]) -> str | None:
+    """Return a folder as a checkout has it; None where git holds it, but not yet in that one."""
+    path = Path(entry).resolve()
+    if not path.is_relative_to(working):
+        return entry
+    there = checkout / path.relative_to(working)
+    if there.is_dir():
+        return str(there)
+    return None if any(file.is_relative_to(path) for file in held) else entry

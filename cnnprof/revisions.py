@@ -65,11 +65,13 @@ def checked_out(revision: str) -> Iterator[Checkout]:
     )
     try:
         assert keeper.stdout is not None
-        failure = keeper.stdout.readline().strip()
-        if failure:
-            raise UsageError(f"--against {revision!r}: git cannot check it out: {failure}")
+        answer = keeper.stdout.readline()
+        if answer != _worktree.READY:
+            said = answer.strip() or "the process that does so ended"
+            raise UsageError(f"--against {revision!r}: git cannot check it out: {said}")
         folder = path / working.folder.relative_to(working.root)
-        yield Checkout(path, folder if folder.is_dir() else path, commit[:12])
+        folder.mkdir(parents=True, exist_ok=True)  # where models by a relative path are then not to be found
+        yield Checkout(path, folder, commit[:12])
     finally:
         keeper.communicate()
 
@@ -78,13 +80,28 @@ _PREFIX = "cnnprof-worktree-"
 
 
 def _remove_left_over(root: Path) -> None:
-    """Remove what is left of processes that ended together with their keeper: a machine that was switched off."""
+    """Remove what is left of processes that ended together with their keeper: a machine that was switched off.
+
+    Other worktrees are left alone: one that is not there now may be on a disk that is not mounted.
+    """
+    listed = _git(root, "worktree", "list", "--porcelain").splitlines()
+    for path in (Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")):
+        if _is_left_over(path):
+            with suppress(_RefusedError):
+                _git(root, "worktree", "remove", "--force", "--force", str(path))
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        owner = path.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+        if _is_left_over(path):
             shutil.rmtree(path, ignore_errors=True)
-    with suppress(_RefusedError):
-        _git(root, "worktree", "prune")
+
+
+def _is_left_over(path: Path) -> bool:
+    owner = path.name.removeprefix(_PREFIX).partition("-")[0]
+    return path.name.startswith(_PREFIX) and owner.isdigit() and not psutil.pid_exists(int(owner))
+
+
+def tracked(root: Path) -> set[Path]:
+    """Return the files of a working tree that git holds."""
+    return {root / name for name in _git(root, "ls-files", "-z").split("\0") if name}
 
 
 class _RefusedError(UsageError):
@@ -93,18 +110,31 @@ class _RefusedError(UsageError):
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, env=_environment(), capture_output=True, text=True)
+        done = subprocess.run(["git", *arguments], cwd=folder, env=_environment(), capture_output=True)
     except FileNotFoundError:
         raise UsageError("--against a revision: there is no git on this machine; a run's .json was expected") from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or "git refused"
+        said = " ".join(os.fsdecode(done.stderr).split()) or "git refused"
         raise _RefusedError(f"--against a revision: {said}; a run's .json, or a git repository around, was expected")
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without what a git hook sets: it names another index and folder."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
+    """Return the environment without what a git hook sets: it names another repository, index and folder."""
+    return {name: value for name, value in os.environ.items() if name not in _OF_A_REPOSITORY}
 
 
-_KEPT = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CEILING_DIRECTORIES")
+_OF_A_REPOSITORY = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+}
+"""Of `git rev-parse --local-env-vars`, all but configuration."""

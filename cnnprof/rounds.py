@@ -46,10 +46,10 @@ def benchmarked(
         if fixture.disabled:
             fixture.pedantic(make().run)
             return None
+        analysis = profiling.analyzed(subject)  # before its rounds: what cannot be counted is not timed in vain
         sessions = _Sessions(make, own, clock or latency.Clock())
         times = sessions.run(fixture, seconds, least_rounds)
         here = machine.describe(own.device, own.allocator)
-    analysis = profiling.analyzed(subject)
     found = Candidate(
         name=subject.name,
         analysis=replace(analysis, working=(), structure=None),
@@ -57,6 +57,7 @@ def benchmarked(
         memory=footprint.predicted_peaks(subject, own, [mode], loss),
         batch_size=analysis.batch_size if subject.own_inputs else own.batch_size,
         settings=subject.own,
+        model=subject.model,
     )
     return Benchmark(found, mode, own, here, Reference(REFERENCE, tuple(sessions.reference_s)))
 
@@ -83,14 +84,17 @@ class _Sessions:
         self.length = math.ceil(max(least_rounds, seconds / once_s) / SESSIONS)
         rounds = SESSIONS * self.length
         fixture.pedantic(self._call, setup=self._before_round, rounds=rounds)
-        self._end()
+        if self.round == rounds:
+            self._end()
         self.reference_s.append(self._reference_s())
         times = fixture.stats.stats.data
         medians = [statistics.median(times[start : start + self.length]) for start in range(0, rounds, self.length)]
         spent = list(zip(self.accounts[::2], self.accounts[1::2], strict=True))
+        on_cuda = torch.device(self.settings.device).type == "cuda"
+        threads = 1 if on_cuda else self.clock.threads()
         return Latency(
             sessions=tuple((median_s,) for median_s in medians),
-            cpu_shares=tuple(_cpu_share(*each) / self.clock.threads() for each in spent),
+            cpu_shares=tuple(_cpu_share(*each) / threads for each in spent),
             waited_shares=tuple(_waited_share(*each) for each in spent),
         )
 
@@ -100,10 +104,12 @@ class _Sessions:
         self.step.wait()
 
     def _before_round(self) -> None:
-        if self.round % self.length == 0 and self.round < SESSIONS * self.length:  # --benchmark-cprofile asks for more
+        rounds = SESSIONS * self.length
+        if self.round % self.length == 0 and self.round <= rounds:
             if self.round:
                 self._end()
-            self._begin()
+            if self.round < rounds:  # --benchmark-cprofile asks for more
+                self._begin()
         self.round += 1
 
     def _begin(self) -> None:

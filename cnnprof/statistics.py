@@ -9,6 +9,7 @@ multiply, so means and intervals are taken of logs.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 Interval = tuple[float, float]
@@ -19,6 +20,8 @@ MARGIN = 0.02
 """Candidates whose ratio lies within this of 1, either way, are called equal."""
 
 CONFIDENCE = 0.95
+NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Standard deviations on either side of a mean that hold so much of what is normally distributed."""
 
 MIN_SESSIONS = 3
 """Fewer sessions carry no verdict: with two, Student's t is 12.7."""
@@ -76,17 +79,17 @@ def interval(sessions: Rounds, resemblance: float = RESEMBLANCE, confidence: flo
     return math.exp(found.mean - half_width), math.exp(found.mean + half_width)
 
 
-def longer(center: float, bounds: Interval, sessions: int, limit: float) -> float | None:
-    """Return how many times as many sessions of two processes would tell on which side of a limit a ratio lies.
+def longer(center: float, bounds: Interval, sessions: int, limit: float, fixed: float) -> float | None:
+    """Return how many times as long a measurement would tell on which side of a limit a ratio lies.
 
-    The center and how sessions differ are taken to stay as they are. None where a hundred times as many would not do.
+    The center and how sessions differ are taken to stay as they are; `fixed`, in logs, is what of the half-width no
+    time makes smaller. None where a hundred times as long would not do.
     """
-    from scipy.special import ndtri, stdtrit
+    from scipy.special import stdtrit
 
     def quantile(number: float) -> float:
         return float(stdtrit(number - 1, (1 + CONFIDENCE) / 2)) / math.sqrt(number)
 
-    fixed = float(ndtri((1 + CONFIDENCE) / 2)) * PROCESSES_APART
     half_width, away = math.log(bounds[1] / bounds[0]) / 2, abs(math.log(limit / center))
     spread = math.sqrt(max(0.0, half_width**2 - fixed**2)) / quantile(sessions)
     enough = (times for times in _LONGER if math.hypot(spread * quantile(times * sessions), fixed) < away)
@@ -109,11 +112,32 @@ def widened(bounds: Interval, center: float, deviation: float) -> Interval:
 
     Sessions of one run do not show what differs from run to run: that is added to its arms, in squares.
     """
-    from scipy.special import ndtri
-
-    apart = float(ndtri((1 + CONFIDENCE) / 2)) * deviation
+    apart = NORMAL * deviation
     low, high = (math.hypot(math.log(bound / center), apart) for bound in bounds)
     return center * math.exp(-low), center * math.exp(high)
+
+
+Measured = tuple[float, Interval]
+"""A ratio, and its interval."""
+
+
+def pooled(first: Measured, second: Measured, independent: bool = True) -> Measured:
+    """Return the geometric mean of two measurements of one ratio, and its interval.
+
+    Independent ones' arms add in squares; those that share a baseline may err alike. The interval reaches both centers
+    at least: where two measurements disagree by more than they say of themselves, neither is to be believed alone
+    (as a mean of what disagrees is widened by its scatter: Birge, "The calculation of errors by the method of least
+    squares", Physical Review 40, 1932).
+    """
+    both = first, second
+    centers = [math.log(center) for center, _ in both]
+    apart = abs(centers[0] - centers[1]) / 2
+    add = math.hypot if independent else lambda *arms: sum(arms)
+    low, high = (
+        max(apart, add(*(abs(math.log(bounds[side] / center)) for center, bounds in both)) / 2) for side in (0, 1)
+    )
+    mean = sum(centers) / 2
+    return math.exp(mean), (math.exp(mean - low), math.exp(mean + high))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,12 @@ class Subject:
     matched: Match | None = None
 
     @property
+    def model(self) -> str | None:
+        """Its MODEL string without the label; None of an nn.Module."""
+        model = self.asked[1]
+        return catalog.parse(model).model if isinstance(model, str) else None
+
+    @property
     def trainable(self) -> bool:
         """Say whether there is anything for a training step to train."""
         return any(parameter.requires_grad for parameter in self.module.parameters())

@@ -21,6 +21,7 @@ from cnnprof.records import (
     Layer,
     Machine,
     Memory,
+    Own,
     Profile,
     Settings,
     Totals,
@@ -39,12 +40,12 @@ def candidate(name="net", layers=((10, 100), (20, 200)), model=None, size=(3, 32
     params, macs = (sum(getattr(row, each) for row in rows) for each in ("params", "macs"))
     totals = Totals(params, params, 0, macs, len(rows), 4 * params, 8, 8)
     analysis = Analysis(model or name, size, batch, totals, 1.0, tuple(uncounted), rows)
-    return Candidate(name, analysis, batch_size=8, **known)
+    return Candidate(name, analysis, batch_size=known.pop("call", 8), model=model, **known)
 
 
 def judged(texts, before, now, **given):
     texts = [texts] if isinstance(texts, str) else texts
-    return gate.judged([limits.parsed(text) for text in texts], [before], [now], in_two_processes, **given)
+    return gate.judged([limits.parsed(text) for text in texts], [before], [now], gate.Terms(**given))
 
 
 def verdicts(texts, before, now, **given):
@@ -126,9 +127,18 @@ def test_macs_are_per_image_whatever_the_batch():
 def test_macs_that_are_not_counted_any_more_do_not_pass():
     lost = candidate(layers=((10, 100),), uncounted=[Uncounted("fft", "conv1", 1)])
     (result,) = judged("macs:0%", candidate(), lost)
-    assert result.verdict == "inconclusive"
+    assert (result.verdict, result.layer) == ("inconclusive", "conv1")
     assert "fft" in result.message
     assert verdicts("macs:0%", lost, lost) == ["passed"]
+    assert verdicts("net/conv*/macs:0%", candidate(), lost) == ["inconclusive"]
+    elsewhere = replace(lost, analysis=replace(lost.analysis, uncounted=(Uncounted("fft", "conv0", 1),)))
+    assert verdicts("macs:0%", lost, elsewhere) == ["inconclusive"]
+
+
+def test_macs_that_are_not_counted_any_more_are_no_time_that_may_count_as_passed():
+    lost = candidate(layers=((10, 100),), uncounted=[Uncounted("fft", "conv1", 1)])
+    found = gate.of_runs([limits.parsed("macs:0%")], run_of(candidate()), run_of(lost), "f")
+    assert [replace(found, inconclusive=outcome).exit_code for outcome in (None, "pass", "fail")] == [3, 3, 1]
 
 
 def test_a_limit_on_layers_holds_for_each_of_them():
@@ -139,13 +149,20 @@ def test_a_limit_on_layers_holds_for_each_of_them():
     assert (result.verdict, result.layer, result.change) == ("failed", "conv0", 1.0)
 
 
+def test_a_limit_on_layers_holds_for_the_models_that_have_them():
+    both = [candidate("deep", layers=((1, 1), (2, 2), (3, 3))), candidate("flat", layers=((1, 1),))]
+    grown = [candidate("deep", layers=((1, 1), (2, 2), (4, 3))), both[1]]
+    results = gate.judged([limits.parsed("*/conv2/params:0%")], both, grown, gate.Terms())
+    assert [(each.model, each.layers, each.verdict) for each in results] == [("deep", "conv2", "failed")]
+
+
 def test_a_layer_that_was_not_there_is_growth_from_nothing():
     (result,) = judged("net/conv2/macs:50%", candidate(), candidate(layers=((10, 100), (20, 200), (1, 1))))
     assert (result.verdict, result.message) == ("failed", "a layer that was not there")
 
 
 def test_layers_that_changed_are_listed_with_what_they_were():
-    changed = gate.changes([candidate()], [candidate(layers=((10, 100), (21, 200), (5, 0)))])
+    changed = gate.changes((candidate(), candidate(layers=((10, 100), (21, 200), (5, 0)))))
     assert [(each.path, each.metric, each.baseline, each.candidate) for each in changed] == [
         ("conv1", "params", 20, 21),
         ("conv2", "params", None, 5),
@@ -175,7 +192,7 @@ def test_a_model_whose_measurement_stopped_fails():
 
 
 def test_a_limit_on_a_model_of_the_baseline_alone_is_no_mistake():
-    results = gate.judged([limits.parsed("gone/params:0%")], [candidate("gone")], [candidate()], in_two_processes)
+    results = gate.judged([limits.parsed("gone/params:0%")], [candidate("gone")], [candidate()], gate.Terms())
     assert results == ()
 
 
@@ -192,13 +209,39 @@ def test_peaks_of_other_batches_are_not_compared():
     assert verdicts("peak_bytes:2%", before, replace(now, batch_size=4)) == ["skipped"]
 
 
-def test_models_are_matched_by_label_else_by_what_they_are():
-    before = [candidate("a", model="resnet18"), candidate("b", model="resnet50")]
+@pytest.mark.parametrize(
+    ("metric", "verdict"), [("peak_bytes", "skipped"), ("latency", "skipped"), ("params", "passed")]
+)
+def test_what_is_measured_with_other_settings_of_its_own_is_not_compared(metric, verdict):
+    before = replace(timed(*STEADY), memory=ByMode(inference=Memory(1000, 0, "")))
+    (result,) = judged(f"{metric}:2%", before, replace(before, settings=Own(dtype="bfloat16")))
+    assert result.verdict == verdict
+    assert ("dtype float32, and now bfloat16" in result.message) == (verdict == "skipped")
+
+
+def test_a_prediction_is_held_to_what_was_measured_and_that_is_said():
+    before, now = (candidate(memory=ByMode(inference=Memory(1000, 0, where))) for where in (None, "conv1"))
+    (result,) = judged("peak_bytes:2%", before, now)
+    assert (result.verdict, result.message) == ("passed", "the baseline's was measured, this one is predicted")
+
+
+def test_models_are_matched_by_label_else_by_their_model():
+    before = [candidate("a", model="resnet18"), candidate("b", model="resnet50"), candidate("e", model="cnn(width=8)")]
     now = [candidate("b", model="resnet18"), candidate("c", model="resnet18"), candidate("d", model="vgg")]
-    found = gate.paired(before, now)
+    found = gate.paired(before, [*now, candidate("f", model="cnn(width=16)")])
     assert {name: each.name for name, each in found.items()} == {"b": "b", "c": "a"}
-    doubts = list(gate.without_baseline(before, now))
-    assert [doubt.about for doubt in doubts] == ["d"]
+    doubts = list(gate.without_baseline(before, now, "a hint"))
+    assert [(doubt.about, doubt.hint) for doubt in doubts] == [("d", "a hint"), ("e", "")]
+
+
+def test_a_model_that_fails_before_there_is_a_baseline_does_not_pass():
+    found = gate.of_runs([limits.parsed("latency:5%")], None, run_of(candidate(failure="no memory")), "base.json")
+    assert [(each.verdict, each.message) for each in found.results] == [("failed", "no memory")]
+
+
+def test_a_model_that_failed_before_and_does_not_now_is_no_regression():
+    (result,) = judged("latency:5%", candidate(failure="no memory"), timed(*STEADY))
+    assert (result.verdict, result.message) == ("skipped", "the baseline failed: no memory")
 
 
 # Times ---------------------------------------------------------------------------------------------------------------
@@ -255,12 +298,27 @@ def test_an_undecided_time_says_how_much_longer_would_tell():
 def test_longer_tells_the_fewest_times_as_many_sessions_that_would_do():
     center, half_width = 1.028, 0.03
     bounds = center * math.exp(-half_width), center * math.exp(half_width)
-    assert statistics.longer(center, bounds, 5, 1.05) == 5
     fixed, away = 1.959964 * statistics.PROCESSES_APART, math.log(1.05 / center)
+    assert statistics.longer(center, bounds, 5, 1.05, fixed) == 5
     spread = math.sqrt(half_width**2 - fixed**2) / (2.776445 / math.sqrt(5))  # t of 4 degrees, and below of 24 and 19
     assert math.hypot(spread * 2.063899 / math.sqrt(25), fixed) < away
     assert math.hypot(spread * 2.093024 / math.sqrt(20), fixed) > away
-    assert statistics.longer(1.0499, bounds, 5, 1.05) is None
+    assert statistics.longer(1.0499, bounds, 5, 1.05, fixed) is None
+
+
+def test_what_runs_apart_leave_open_names_a_time_where_one_would_tell():
+    """However long the new run is, the baseline's half of the interval stays."""
+
+    def said(by):
+        texts = [limits.parsed("latency:5%")]
+        (result,) = gate.of_runs(
+            texts, run_of(timed(*slower(1.0, 0.02))), run_of(timed(*slower(by, 0.02))), "f", 10.0
+        ).results
+        assert result.verdict == "inconclusive"
+        return result.message
+
+    assert said(1.005).startswith("--time ")
+    assert "--against REVISION" in said(1.045)
 
 
 def test_times_of_another_machine_are_not_compared_but_counts_are():
@@ -281,7 +339,7 @@ def test_times_of_other_settings_are_not_compared():
         Profile("", None, "", MACHINE, Settings(threads=threads), (timed(*STEADY),)) for threads in (None, 1)
     )
     (result,) = gate.of_runs([limits.parsed("latency:5%")], before, now, "f").results
-    assert (result.verdict, result.message) == ("skipped", "it was measured otherwise: threads")
+    assert (result.verdict, result.message) == ("skipped", "it was measured otherwise: threads None, and now 1")
 
 
 def run_of(*candidates):
@@ -289,13 +347,46 @@ def run_of(*candidates):
     return Profile("", None, "", MACHINE, Settings(), (first,))
 
 
-def test_a_time_that_fails_once_alone_is_inconclusive():
+def one_of(by, spread=0.001, waited=0.0):
     texts = [limits.parsed("params:0%"), limits.parsed("latency:5%")]
-    first, second = (gate.of_runs(texts, run_of(timed(*STEADY)), run_of(timed(*slower(by))), "f") for by in (1.2, 1.01))
-    assert gate.failed_in_time(first)
-    assert [each.verdict for each in gate.confirmed(first, second).results] == ["passed", "inconclusive"]
-    assert [each.verdict for each in gate.confirmed(first, first).results] == ["passed", "failed"]
-    assert len(gate.confirmed(first, second).times) == 2
+    now = timed(*slower(by, spread), waited=waited)
+    return gate.held(texts, [timed(*STEADY)], run_of(now), "f", gate.Terms())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ((1.2,), (1.2,), "failed"),
+        ((1.2,), (1.01,), "inconclusive"),  # nothing confirms it
+        ((1.2,), (1.2, 0.001, 0.5), "inconclusive"),
+        ((1.04, 0.02), (1.0, 0.02), "passed"),
+        ((1.07, 0.02), (1.09, 0.02), "failed"),
+        ((1.04, 0.02), (1.05, 0.02), "inconclusive"),
+        ((1.0,), (1.2,), "passed"),  # which is settled by then
+    ],
+)
+def test_two_measurements_settle_a_time_together(first, second, verdict):
+    found = gate.settled(one_of(*first), one_of(*second))
+    assert [each.verdict for each in found.results] == ["passed", verdict]
+    assert len(found.times) == 2
+    if first != (1.0,):
+        assert found.results[1].message.startswith("measured twice: ")
+
+
+def test_only_a_time_that_was_measured_is_worth_a_second_look():
+    assert gate.is_open(one_of(1.2))
+    assert gate.is_open(one_of(1.04, 0.02))
+    assert not gate.is_open(one_of(1.04, 0.02), ("failed",))
+    assert not gate.is_open(one_of(1.0))
+    assert not gate.is_open(one_of(1.2, 0.001, 0.5))
+    assert not gate.is_open(failing())
+
+
+def test_a_run_that_was_interrupted_is_said():
+    found = gate.of_runs(
+        [limits.parsed("params:0%")], replace(run_of(candidate()), partial=True), run_of(candidate()), "f"
+    )
+    assert [doubt.about for doubt in found.doubts] == ["the baseline"]
 
 
 def test_exit_codes_are_those_of_what_was_found():

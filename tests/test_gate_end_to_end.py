@@ -1,10 +1,15 @@
 """The gate as it is typed, in a repository of its own."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 NET = """
@@ -178,6 +183,196 @@ def test_a_model_that_the_working_tree_does_not_have_is_said(run):
     assert err == "cnnprof: net.py:Nope: net.py has no 'Nope'\n"
 
 
+def test_a_baseline_loses_no_model_and_keeps_no_failure(run):
+    arguments = ["net.py:Net", "wide=net.py:Net(width=9)", "--input-size", "3x16x16", "--against", "base.json", *LIMITS]
+    assert run("gate", *arguments, "--update", "--quiet")[0] == 0
+    before = Path("base.json").read_bytes()
+    code, _, err = run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--update")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "holds wide, too" in err
+    Path("net.py").write_text(NET.replace("def Net(width=8):", "def Net(width=8):\n    return Broken()\n") + BROKEN)
+    code, _, err = run("gate", *NET_AT, "--against", "new.json", "--fail-on", "latency:5%", "--time", "0.1", "--update")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "not measured to its end" in err
+    assert (Path("base.json").read_bytes(), Path("new.json").exists()) == (before, False)
+
+
+BROKEN = """
+
+class Broken(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 4, 3)
+
+    def forward(self, x):
+        if not x.is_meta and type(x).__name__ == "Tensor":
+            raise RuntimeError("no such luck")
+        return super().forward(x)
+"""
+
+
+def test_a_model_that_fails_on_first_use_does_not_pass(run):
+    Path("net.py").write_text(NET.replace("def Net(width=8):", "def Net(width=8):\n    return Broken()\n") + BROKEN)
+    code, out, _ = run("gate", *NET_AT, "--against", "base.json", "--fail-on", "latency:5%", "--time", "0.1")
+    assert code == 1
+    assert "no such luck" in out
+
+
+def test_a_run_that_is_gated_is_no_place_for_a_report(run):
+    run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--update", "--quiet")
+    before = Path("base.json").read_bytes()
+    Path("run.json").write_bytes(before)
+    Path("sub").mkdir()
+    for name in ("base.json", "sub/../base.json", "run.json"):
+        code, _, err = run("gate", "run.json", "--against", "base.json", *LIMITS, "-o", name)
+        assert (code, Path("base.json").read_bytes(), Path("run.json").read_bytes()) == (2, before, before)
+        assert "and stays" in err
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_run(run):
+    Path("file").write_text("")
+    code, out, err = run("gate", *NET_AT, "--against", "main", *LIMITS, "-o", "file/gate.md")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_branch_is_one_though_a_file_has_its_name(run):
+    Path("main").write_text("no run\n")
+    assert run("gate", *NET_AT, "--against", "main", *LIMITS)[0] == 0
+
+
+def test_a_baseline_of_another_device_still_holds_counts(run):
+    run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--update", "--quiet")
+    path = Path("base.json")
+    path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    code, out, _ = run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--json")
+    verdicts = {each["metric"]: each["verdict"] for each in json.loads(out)["results"]}
+    assert (code, verdicts) == (0, {"params": "passed", "macs": "passed", "peak_bytes": "skipped"})
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("[tool.cnnprof]\nmodels = []\nlimits = []\n", "gate lacks a MODEL"),
+        ("[[tool.cnnprof]]\n", "a table [tool.cnnprof] was expected"),
+    ],
+)
+def test_a_table_without_anything_in_it_is_refused(run, table, said):
+    Path("pyproject.toml").write_text(table)
+    code, _, err = run("gate", "--against", "main")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert said in err
+
+
+def test_what_is_typed_is_looked_for_where_it_is_typed(run, monkeypatch):
+    Path("pyproject.toml").write_text('[tool.cnnprof]\nlimits = ["params:0%"]\nbaseline = "base.json"\n')
+    Path("sub").mkdir()
+    Path("sub/other.py").write_text(NET)
+    monkeypatch.chdir("sub")
+    assert run("gate", "other.py:Net", "--input-size", "3x16x16", "--update", "--quiet")[0] == 0
+    assert Path("../base.json").is_file()
+    assert run("gate", "other.py:Net", "--against", "here.json", "--update", "--quiet", *NET_AT[1:])[0] == 0
+    assert Path("here.json").is_file()
+
+
+@pytest.mark.slow
+def test_code_of_elsewhere_is_told_or_refused(run, monkeypatch):
+    site = Path("site-packages").resolve()
+    site.mkdir()
+    Path(".gitignore").write_text("site-packages\n")
+    (site / "nets.py").write_text(NET)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    arguments = ["nets:Net", "--input-size", "3x16x16", "--against", "main", *LIMITS, "--json"]
+    code, out, _ = run("gate", *arguments)
+    assert code == 0
+    assert [doubt["about"] for doubt in json.loads(out)["doubts"]] == ["nets:Net"]
+    assert "both sides are the same code" in json.loads(out)["doubts"][0]["message"]
+    Path("src").mkdir()
+    Path("src/nets.py").write_text(NET)
+    git("add", "src")
+    code, _, err = run("gate", *arguments)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "imported from where it is installed" in err
+
+
+@pytest.mark.slow
+def test_a_model_with_nothing_to_train_has_no_training_step_to_compare(run):
+    frozen = NET.replace("    return nn.Sequential", "    return frozen(nn.Sequential").replace(
+        "10)\n    )", "10)\n    ))"
+    )
+    Path("net.py").write_text(frozen + "\ndef frozen(net):\n    return net.requires_grad_(False)\n")
+    git("commit", "--quiet", "-am", "frozen")
+    limits = ["--fail-on", "training_latency:500%", "--fail-on", "latency:500%", "--time", "1"]
+    code, out, _ = run("gate", *NET_AT, "--against", "HEAD", *limits, "--json")
+    verdicts = {each["metric"]: each["verdict"] for each in json.loads(out)["results"]}
+    assert verdicts.pop("training_latency") == "skipped"
+    assert (code, verdicts["latency"]) in {(0, "passed"), (3, "inconclusive")}
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_compiled_once(run):
+    """Sessions of a call that is made anew each time would leave time for three alone."""
+    arguments = [*NET_AT, "--compile", "--against", "HEAD", "--fail-on", "latency:500%", "--time", "2", "--json"]
+    _, out, _ = run("gate", *arguments)
+    (times, *_) = json.loads(out)["times"]
+    assert len(times["baseline"]["sessions"]) >= 5
+
+
+def threads_at_work(pid):
+    """Count the threads that have computed for a while in the processes that one has started."""
+    children = psutil.Process(pid).children(recursive=True)
+    return sum(each.user_time > 0.5 for child in children for each in child.threads())
+
+
+@pytest.mark.slow
+def test_a_loss_of_the_repository_is_that_of_each_state(run):
+    Path("loss.py").write_text("def total(output):\n    return output.sum()\n")
+    git("add", "loss.py")
+    git("commit", "--quiet", "-m", "a loss")
+    Path("sub").mkdir()
+    Path("pyproject.toml").write_text(
+        '[tool.cnnprof]\nmodels = ["net.py:Net"]\ninput-size = "3x16x16"\nbaseline = "HEAD"\nloss = "loss.py:total"\n'
+        'limits = ["training_peak_bytes:0%"]\n'
+    )
+    code, _, err = run("gate")
+    assert (code, err) == (0, "")
+    os.chdir("sub")
+    assert run("gate")[0] == 0
+    assert run("gate", "--loss", "../loss.py:total")[0] == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_shows_what_was_counted_by_then(run):
+    arguments = [
+        "gate",
+        *NET_AT,
+        "--against",
+        "HEAD",
+        "--fail-on",
+        "params:0%",
+        "--fail-on",
+        "latency:1%",
+        "--time",
+        "60",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnnprof", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    ends = time.monotonic() + 120
+    while threads_at_work(process.pid) < 4 and time.monotonic() < ends:  # two of each of the two that measure
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    document = json.loads(out)
+    assert (process.returncode, document["partial"]) == (130, True)
+    assert "interrupted" in err
+    assert {each["metric"]: each["verdict"] for each in document["results"]}["params"] == "passed"
+    listed = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout
+    assert len(listed.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_both_processes_are_timed_in_turn(run):
     limits = ["--fail-on", "latency:500%", "--fail-on", "training_latency:500%", "--time", "3"]
@@ -185,6 +380,7 @@ def test_both_processes_are_timed_in_turn(run):
     document = json.loads(out)
     assert code in (0, 3)  # a busy machine decides nothing
     assert len(set(document["processes"])) == 2
+    assert {times["mode"] for times in document["times"]} == {"inference", "training"}
     for times in document["times"]:
         sides = [
             [start for starts in times[side]["starts_s"] for start in starts] for side in ("baseline", "candidate")

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from torch import nn
 from cnnprof import machine, profiling, rounds, statistics, store
 from cnnprof.comparison.benchmarks import held
 from cnnprof.comparison.limits import parsed
+from cnnprof.errors import UsageError
 from cnnprof.measurement import latency
-from cnnprof.records import Benchmark, ByMode, Candidate, Gate, Latency, Reference, Settings
+from cnnprof.records import Benchmark, ByMode, Candidate, Gate, Latency, Memory, Reference, Settings
 from cnnprof.reporting import terminal  # noqa: F401
 from cnnprof.steps import Step
 
@@ -294,7 +296,7 @@ def test_what_did_not_change_passes(suite):
 def test_without_a_stored_run_everything_passes_and_it_is_said(suite):
     result = suite("--benchmark-autosave", "--cnnprof-fail-on=params:0%")
     assert result.ret == 0
-    assert "there is no stored run: every number passes; --benchmark-autosave stores one" in result.stdout.str()
+    assert "there is no stored run of a model: every number passes; --benchmark-autosave" in result.stdout.str()
 
 
 def test_times_of_another_machine_are_not_compared_but_counts_are(suite):
@@ -340,7 +342,83 @@ def test_a_limit_on_layers_that_are_not_there_is_wrong_usage(suite):
     suite.was_stored()
     result = suite("--cnnprof-fail-on=net.py:net/7/params:0%")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "no layer is called '7', then or now" in result.stdout.str()
+    assert "it is on no model, test or layer, then or now" in " ".join(result.stdout.str().split())
+
+
+def test_a_stored_run_that_is_not_there_is_wrong_usage(suite):
+    suite.was_stored()
+    result = suite("--cnnprof-fail-on=params:0%", "--benchmark-compare=0042")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--benchmark-compare=0042: no stored run goes by that" in result.stderr.str()
+
+
+def test_a_later_run_without_the_model_leaves_its_last_one(suite):
+    suite.was_stored()
+    suite.write(net=NET.format(channels=5), test_it=f"{TEST}\ndef test_other(benchmark): benchmark(int)\n")
+    assert suite("--benchmark-autosave", "-k", "other").ret == 0
+    result = suite("--cnnprof-fail-on=params:0%")
+    assert result.ret == 1
+    assert "against 0001_" in result.stdout.str()
+
+
+def test_a_limit_on_layers_holds_for_the_tests_whose_models_have_them(suite):
+    suite.write(
+        test_it=f"{TEST}\nfrom torch import nn\n"
+        "def test_flat(cnnprof_benchmark): cnnprof_benchmark(nn.Linear(3, 4), (3,))\n"
+    )
+    assert suite("--benchmark-autosave").ret == 0
+    suite.write(net=NET.format(channels=5))
+    result = suite("--cnnprof-fail-on=*/3/params:0%")
+    assert result.ret == 1
+    assert "Not passed: 1 failed." in result.stdout.str()
+
+
+def test_macs_that_are_not_counted_are_told_and_do_not_pass(suite):
+    def uncounted(found):
+        found["profile"]["analysis"]["uncounted"] = []
+
+    suite.was_stored(uncounted)
+    suite.write(
+        net="import torch\n" + NET.format(channels=4) + "class Odd(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.net = plain()\n"
+        "    def forward(self, x):\n        return self.net(torch.fft.fft(x).real)\n"
+    )
+    source = (suite.folder / "net.py").read_text()
+    (suite.folder / "net.py").write_text(f"{source.replace('def net(', 'def plain(')}\ndef net():\n    return Odd()\n")
+    result = suite("--cnnprof-fail-on=macs:0%")
+    assert result.ret == 1
+    assert "is not counted" in result.stdout.str()
+
+
+def test_a_clock_that_is_none_of_the_wall_is_refused(suite):
+    result = suite("--benchmark-timer=time.process_time", "-W", "error")
+    result.assert_outcomes(failed=1)
+    assert "timer process_time: a wall clock" in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--benchmark-json=out.json", "--benchmark-save=named", "--benchmark-save-data"),
+        ("--benchmark-cprofile=tottime", "--benchmark-cprofile-loops=3"),
+        ("--benchmark-compare", "--benchmark-compare-fail=min:500000%", "--benchmark-group-by=func"),
+        ("--benchmark-columns=median,iqr", "--benchmark-sort=name", "--benchmark-time-unit=us", "--benchmark-verbose"),
+        ("--benchmark-min-rounds=97", "--benchmark-warmup=on", "--benchmark-disable-gc", "--benchmark-timer=time.time"),
+        ("--benchmark-enable", "--benchmark-disable", "--benchmark-storage=elsewhere"),
+    ],
+)
+def test_options_of_pytest_benchmark_hold_beside_ours(suite, options):
+    suite.was_stored()
+    result = suite("--benchmark-autosave", "--cnnprof-fail-on=params:0%", "--cnnprof-fail-on=macs:0%", *options)
+    result.assert_outcomes(passed=1)
+    assert result.ret == 0
+    if "--benchmark-json=out.json" in options:
+        (stored,) = json.loads((suite.folder / "out.json").read_text())["benchmarks"]
+        assert stored["extra_info"]["params"] == PARAMS[4]
+        assert len(stored["stats"]["data"]) == stored["stats"]["rounds"]
+        assert any("named" in path.name for path in suite.stored)
+    if "--benchmark-min-rounds=97" in options:
+        assert json.loads(suite.stored[-1].read_text())["benchmarks"][0]["stats"]["rounds"] == 100
 
 
 def benchmark(channels: int, median_s: float = 0.01) -> Benchmark:
@@ -369,7 +447,7 @@ def judged(limit: str, before: Benchmark, now: Benchmark) -> Gate:
         ("test_net[a]/params:0%", ["failed"]),
         ("net/0/params:0%", ["failed"]),
         ("test_net*/0/params:0%", ["failed"]),
-        ("other/params:0%", []),
+        ("test_net[*]/params:0%", ["failed"]),
         ("training-peak-bytes:0%", []),
     ],
 )
@@ -379,6 +457,19 @@ def test_a_limit_names_models_tests_and_layers(limit, verdicts):
     assert gate.models == ("net in test_net[a]",)
     said = [doubt.message for doubt in gate.doubts]
     assert said == ([] if verdicts else ["no model that was timed is held to it"])
+
+
+@pytest.mark.parametrize("limit", ["other/params:0%", "net/9/params:0%", "test_net[b]/params:0%"])
+def test_a_limit_that_names_nothing_is_refused(limit):
+    with pytest.raises(UsageError, match="it is on no model, test or layer, then or now; there are net, test_net"):
+        judged(limit, benchmark(4), benchmark(5))
+
+
+def test_a_peak_that_can_no_longer_be_predicted_is_told():
+    before, now = benchmark(4), benchmark(4)
+    known = replace(before, profile=replace(before.profile, memory=ByMode(inference=Memory(1000, 0, ""))))
+    (result,) = judged("peak_bytes:2%", known, now).results
+    assert (result.verdict, result.message) == ("skipped", "not in this run")
 
 
 def test_the_limit_that_names_a_model_stands_for_the_general_one():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnprof import revisions
+from cnnprof import remote, revisions
 from cnnprof.errors import UsageError
 from cnnprof.remote import Worker
 
@@ -224,3 +224,54 @@ sys.meta_path.append(Finder)
         worker = Worker(there, revisions.working_tree())
         assert worker.call(value_of, "sub") == "new"
         worker.close()
+
+
+def test_worktrees_of_others_stay_even_where_their_disk_is_not_there(repository):
+    away = repository.parent / "on-another-disk"
+    git("worktree", "add", "--quiet", "--detach", str(away))
+    away.rename(repository.parent / "not-mounted")
+    with revisions.checked_out("HEAD"):
+        pass
+    assert str(away) in git("worktree", "list")
+
+
+def test_a_commit_whose_subject_is_in_another_encoding_is_checked_out(repository):
+    subprocess.run(["git", "commit", "--quiet", "--allow-empty", "-F", "-"], input=b"caf\xe9\n", check=True)
+    with revisions.checked_out("HEAD") as there:
+        assert (there.root / "value.py").exists()
+    assert left_over(repository) == 0
+
+
+def test_a_folder_that_a_revision_does_not_have_is_empty_there(repository, monkeypatch):
+    (repository / "new").mkdir()
+    monkeypatch.chdir(repository / "new")
+    with revisions.checked_out("HEAD") as there:
+        assert there.folder == there.root / "new"
+        assert not [*there.folder.iterdir()]
+    assert left_over(repository) == 0
+
+
+def test_configuration_of_git_by_environment_holds(repository, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.abbrev")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "7")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert revisions._environment().items() >= {("GIT_CONFIG_VALUE_0", "7")}
+    assert "GIT_DIR" not in revisions._environment()
+
+
+def test_a_folder_that_only_the_working_tree_has_is_told_from_what_git_does_not_hold(repository):
+    assert revisions.tracked(repository) == {repository / "value.py", repository / "sub" / "other.py"}
+
+
+def test_modules_are_looked_for_in_the_same_order(monkeypatch, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here / "src", there / "src", here / ".venv", here / "new"):
+        folder.mkdir(parents=True)
+    (here / "new" / "nets.py").touch()
+    git("init", "-q", str(here))
+    git("-C", str(here), "add", "new")
+    monkeypatch.setattr(sys, "path", ["/first", *(str(here / name) for name in ("src", "new", ".venv")), "/last"])
+    monkeypatch.setattr(sys, "meta_path", [])
+    remote._import_from(str(there), str(here))
+    assert sys.path == ["/first", str(there / "src"), str(here / ".venv"), "/last"]

@@ -82,6 +82,26 @@ def test_the_other_order_gets_the_reciprocal_verdict(center, spread):
     assert statistics.verdict(reciprocal) == other[statistics.verdict(bounds)]
 
 
+def test_two_measurements_are_pooled_by_their_arms_in_squares():
+    first, second = (1.10, (1.10 / 1.02, 1.10 * 1.03)), (1.12, (1.12 / 1.03, 1.12 * 1.04))
+    ratio, (low, high) = statistics.pooled(first, second)
+    assert ratio == pytest.approx(math.sqrt(1.10 * 1.12))
+    assert math.log(ratio / low) == pytest.approx(math.hypot(math.log(1.02), math.log(1.03)) / 2)
+    assert math.log(high / ratio) == pytest.approx(math.hypot(math.log(1.03), math.log(1.04)) / 2)
+
+
+def test_two_measurements_that_share_a_baseline_make_no_interval_narrower():
+    ratio, bounds = statistics.pooled((1.10, (1.05, 1.15)), (1.10, (1.05, 1.15)), independent=False)
+    assert (ratio, *bounds) == pytest.approx((1.10, 1.05, 1.15))
+
+
+@given(st.floats(0.5, 2), st.floats(0.5, 2), st.floats(1.0001, 1.1))
+def test_what_is_pooled_reaches_both_centers(one, other, arm):
+    _, (low, high) = statistics.pooled((one, (one / arm, one * arm)), (other, (other / arm, other * arm)))
+    assert low <= min(one, other) * (1 + 1e-9)
+    assert high >= max(one, other) * (1 - 1e-9)
+
+
 def test_a_wider_margin_calls_more_equal():
     assert statistics.verdict((1.03, 1.04)) == "slower"
     assert statistics.verdict((1.03, 1.04), margin=0.05) == "equal"

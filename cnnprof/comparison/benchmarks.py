@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Literal
 
 from cnnprof import origin
+from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.gate import of_runs
-from cnnprof.comparison.limits import PEAKS, TIMES, Limit
+from cnnprof.comparison.limits import PEAKS, TIMES, Limit, by_layer, is_like
 from cnnprof.comparison.ratios import in_short_runs_apart
+from cnnprof.errors import UsageError
 from cnnprof.records import Benchmark, Doubt, Gate, GateResult, Profile
 
 ByTest = Mapping[str, Benchmark]
@@ -23,8 +25,9 @@ def held(
 ) -> Gate:
     """Hold each model to what the same test found of it then.
 
-    A limit names models, or tests. Raises UsageError for a limit on layers that are not there, then or now.
+    A limit names models, or tests. Raises UsageError for one that names nothing, then or now.
     """
+    _refuse_idle(limits, {**stored, **found})
     both = {test: now for test, now in found.items() if test in stored}
     gates = [_held(limits, test, stored[test], now, against) for test, now in both.items()]
     changes = ((now.model, change) for now, gate in zip(both.values(), gates, strict=True) for change in gate.changes)
@@ -44,7 +47,7 @@ def held(
 
 def _held(limits: Sequence[Limit], test: str, before: Benchmark, now: Benchmark, against: str) -> Gate:
     name = _name(test, now)
-    mine = [each for limit in limits if (each := _of(limit, test, now, name)) is not None]
+    mine = [each for limit in limits if (each := _of(limit, test, (before, now), name)) is not None]
     gate = of_runs(mine, _document(before, name), _document(now, name), against, time_ratio=in_short_runs_apart)
     return replace(gate, results=tuple(map(_hinted, gate.results)))
 
@@ -68,18 +71,29 @@ def _short(test: str) -> str:
     return test.rpartition("::")[2]
 
 
-def _of(limit: Limit, test: str, benchmark: Benchmark, name: str) -> Limit | None:
-    """Put a limit on one test's model by its name here; None where it is on others, or this one has no such number."""
-    if {**PEAKS, **TIMES}.get(limit.metric, benchmark.mode) != benchmark.mode:
+def _of(limit: Limit, test: str, sides: Sequence[Benchmark], name: str) -> Limit | None:
+    """Put a limit on one test's model by its name here; None where it is on others, or no side has such a number."""
+    *_, now = sides
+    if {**PEAKS, **TIMES}.get(limit.metric, now.mode) != now.mode:
         return None
-    if limit.metric in PEAKS and benchmark.peak_bytes is None:  # shapes do not tell
+    if limit.metric in PEAKS and all(side.peak_bytes is None for side in sides):  # shapes do not tell
         return None
     if not limit.where:
         return limit
-    if limit.holds_of(benchmark.model) or limit.holds_of(_short(test)):
+    if limit.holds_of(now.model) or limit.holds_of(_short(test)):
         return replace(limit, where=name)
-    layers = limit.layers_of(benchmark.model) or limit.layers_of(_short(test))
-    return replace(limit, where=f"{name}/{layers}") if layers else None
+    layers = limit.layers_of(now.model) or limit.layers_of(_short(test))
+    if not layers or not any(is_like(path, layers) for side in sides for path in by_layer(side.profile, limit.metric)):
+        return None
+    return replace(limit, where=f"{name}/{layers}")
+
+
+def _refuse_idle(limits: Sequence[Limit], known: ByTest) -> None:
+    for limit in limits:
+        if limit.where and not any(_of(limit, test, [each], "") for test, each in known.items()):
+            names = [name for test, each in known.items() for name in (each.model, _short(test))]
+            there = ", ".join(dict.fromkeys(names))
+            raise UsageError(f"limit {limit}: it is on no model, test or layer, then or now; there are {there}")
 
 
 def _document(benchmark: Benchmark, name: str) -> Profile:
@@ -98,5 +112,9 @@ def _doubts(limits: Sequence[Limit], stored: ByTest, found: ByTest) -> Iterator[
         if test not in stored:
             yield Doubt(_name(test, now), "the stored run does not hold it: nothing was compared")
     for limit in limits:
-        if not any(_of(limit, test, now, "") for test, now in found.items()):
+        if not any(_of(limit, test, [now], "") for test, now in found.items()):
             yield Doubt(f"limit {limit}", "no model that was timed is held to it")
+    for test, now in found.items():
+        analysis = now.profile.analysis
+        if analysis is not None and analysis.uncounted:
+            yield Doubt(_name(test, now), uncounted_text(analysis), "its MACs are a lower bound")

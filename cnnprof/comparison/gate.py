@@ -1,17 +1,30 @@
 """A run against a baseline: exact numbers exactly, times by their intervals. No torch."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
 from cnnprof import origin, statistics, units
 from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.joined import differing
 from cnnprof.comparison.limits import EXACT, OF_LAYERS, PEAKS, TIMES, Limit, by_layer, is_like, that_hold
-from cnnprof.comparison.ratios import TimeRatioOf, in_runs_apart
+from cnnprof.comparison.ratios import TimeRatioOf, in_runs_apart, in_two_processes
 from cnnprof.errors import UsageError
-from cnnprof.records import Candidate, Doubt, Gate, GateResult, GateTimes, GateVerdict, LayerChange, Run, TimeRatio
+from cnnprof.records import (
+    Candidate,
+    Doubt,
+    Gate,
+    GateResult,
+    GateTimes,
+    GateVerdict,
+    LayerChange,
+    Run,
+    Settings,
+    TimeRatio,
+    Uncounted,
+)
 
 Pair = tuple[Candidate, Candidate]
 """A model in the baseline, and now."""
@@ -19,53 +32,39 @@ LISTED: tuple[str, ...] = ("params", "macs")
 """What layers' changes are told of."""
 
 
-def paired(baseline: Sequence[Candidate], candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Find the baseline of each candidate: by its label, else by its MODEL, where only one goes by that."""
-    found = {}
-    for candidate in candidates:
-        named = [each for each in baseline if each.name == candidate.name]
-        like = named or [each for each in baseline if _model(each) is not None and _model(each) == _model(candidate)]
-        if len(like) == 1:
-            found[candidate.name] = like[0]
-    return found
+@dataclass(frozen=True)
+class Terms:
+    """How both sides were measured, and so what of them may be compared."""
+
+    time_ratio: TimeRatioOf = in_two_processes
+    measured_s: float | None = None
+    """Seconds in which times were taken; None where that is not known."""
+    why_no_time: str = ""
+    """Why times are not compared, where they are not."""
+    settings: tuple[Settings, Settings] | None = None
+    """Then and now; None where they are the same."""
+    hint: str = ""
+    """What adds a model to the baseline."""
+
+    def otherwise(self, pair: Pair, names: Sequence[str]) -> str:
+        """Name the first setting that a number depends on, and in which both sides differ; else nothing."""
+        run = self.settings or (Settings(), Settings())
+        sides = zip(run, pair, strict=True)
+        then, now = (vars(settings.of(each.settings)) | {"batch_size": each.batch_size} for settings, each in sides)
+        name = next((name for name in names if then[name] != now[name]), None)
+        return f"it was measured otherwise: {name} {then[name]}, and now {now[name]}" if name else ""
 
 
-def _model(candidate: Candidate) -> str | None:
-    return candidate.analysis.model if candidate.analysis else None
-
-
-def judged(
-    limits: Sequence[Limit],
-    baseline: Sequence[Candidate],
-    candidates: Sequence[Candidate],
-    time_ratio: TimeRatioOf,
-    measured_s: float | None = None,
-    why_no_time: str = "",
-) -> tuple[GateResult, ...]:
-    """Hold every model that has a baseline against its limits.
-
-    `time_ratio` says how both were timed, for `measured_s` seconds if that is known; where `why_no_time` is given,
-    times are not compared, and that is why. A model that is fed otherwise than it was fails. Raises UsageError for a
-    limit that is on no model and no layer.
-    """
-    before = paired(baseline, candidates)
-    pairs = [(before[each.name], each) for each in candidates if each.name in before]
-    _refuse_idle(limits, [*baseline, *candidates], pairs)
-    results = []
-    for pair in pairs:
-        name = pair[1].name
-        other = _other_inputs(*pair)
-        for limit in that_hold(limits, name):
-            if other:
-                unknown = GateResult(name, limit.metric, None, float(limit.growth), None, None, "failed")
-                results.append(replace(unknown, message=other))
-            elif limit.metric in TIMES:
-                results.append(_time(pair, limit, time_ratio, measured_s, why_no_time))
-            else:
-                results.append(_exact(pair, limit))
-        layered = [(limit, pattern) for limit in limits if (pattern := limit.layers_of(name)) is not None]
-        results += [_layers(pair, limit, pattern) for limit, pattern in layered]
-    return tuple(results)
+_OF_STEPS = ("optimizer", "accumulate", "loss")
+_OF_PEAKS = ("batch_size", "device", "dtype", "amp", "channels_last", "compile")
+_OF_TIMES = (*_OF_PEAKS, "threads", "allocator", "cudnn_benchmark", "tf32")
+OF_NUMBER: Mapping[str, tuple[str, ...]] = {
+    "peak_bytes": _OF_PEAKS,
+    "training_peak_bytes": (*_OF_PEAKS, *_OF_STEPS),
+    "latency": _OF_TIMES,
+    "training_latency": (*_OF_TIMES, *_OF_STEPS),
+}
+"""Settings that a number depends on."""
 
 
 def of_runs(
@@ -77,33 +76,22 @@ def of_runs(
     time_ratio: TimeRatioOf = in_runs_apart,
 ) -> Gate:
     """Hold one run to another, or to nothing yet. Times of machines, or of settings, that differ are not compared."""
+    terms = Terms(time_ratio, measured_s, hint="--update adds it")
     if baseline is None:
-        return held(limits, (), run, against, time_ratio)
+        return held(limits, (), run, against, terms)
     machines = differing(baseline.machine, run.machine)
-    settings = [name for name in OF_TIMES if getattr(baseline.settings, name) != getattr(run.settings, name)]
     why = f"its machine is another: {', '.join(machines)}" if machines else ""
-    why = why or (f"it was measured otherwise: {', '.join(settings)}" if settings else "")
-    return held(limits, baseline.profiles, run, against, time_ratio, measured_s, why)
+    terms = replace(terms, why_no_time=why, settings=(baseline.settings, run.settings))
+    gate = held(limits, baseline.profiles, run, against, terms)
+    sides = {"the baseline": baseline, "this run": run}
+    broken_off = [Doubt(name, "measuring it was interrupted") for name, side in sides.items() if side.partial]
+    return replace(gate, doubts=(*broken_off, *gate.doubts))
 
 
-OF_TIMES = (
-    *("batch_size", "dtype", "amp", "channels_last", "compile", "threads"),
-    *("allocator", "optimizer", "accumulate", "loss"),
-)
-"""Settings that a time depends on."""
-
-
-def held(
-    limits: Sequence[Limit],
-    baseline: Sequence[Candidate],
-    run: Run,
-    against: str,
-    time_ratio: TimeRatioOf,
-    measured_s: float | None = None,
-    why_no_time: str = "",
-) -> Gate:
+def held(limits: Sequence[Limit], baseline: Sequence[Candidate], run: Run, against: str, terms: Terms) -> Gate:
     """Hold a run to what models were before; see `judged`."""
     before = paired(baseline, run.profiles)
+    pairs = [(before[each.name], each) for each in run.profiles if each.name in before]
     return Gate(
         command=origin.command(),
         commit=run.commit,
@@ -111,64 +99,156 @@ def held(
         against=against,
         models=tuple(candidate.name for candidate in run.profiles),
         limits=tuple(map(str, limits)),
-        results=judged(limits, baseline, run.profiles, time_ratio, measured_s, why_no_time),
-        changes=changes(baseline, run.profiles),
+        results=judged(limits, baseline, run.profiles, terms),
+        changes=tuple(change for pair in pairs for change in changes(pair)),
         times=tuple(
-            GateTimes(candidate.name, mode, then, now)
-            for candidate in run.profiles
-            if candidate.name in before
-            for mode, now in candidate.latency.items()
-            if (then := before[candidate.name].latency[mode]) is not None
+            GateTimes(now.name, mode, then, latency)
+            for before, now in pairs
+            for mode, latency in now.latency.items()
+            if (then := before.latency[mode]) is not None
         ),
         machine=run.machine,
         settings=run.settings,
-        doubts=(*without_baseline(baseline, run.profiles), *_doubts(run)),
+        doubts=(*without_baseline(baseline, run.profiles, terms.hint), *_doubts(run)),
     )
+
+
+def paired(baseline: Sequence[Candidate], candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+    """Find the baseline of each candidate: by its label, else by its MODEL, where only one goes by that."""
+    found = {}
+    for candidate in candidates:
+        named = [each for each in baseline if each.name == candidate.name]
+        like = named or [each for each in baseline if each.model is not None and each.model == candidate.model]
+        if len(like) == 1:
+            found[candidate.name] = like[0]
+    return found
+
+
+def judged(
+    limits: Sequence[Limit], baseline: Sequence[Candidate], candidates: Sequence[Candidate], terms: Terms
+) -> tuple[GateResult, ...]:
+    """Hold every model that has a baseline against its limits.
+
+    A model that is fed otherwise than it was fails, and so does one that is not measured to its end. Raises UsageError
+    for a limit that is on no model and no layer.
+    """
+    before = paired(baseline, candidates)
+    pairs = [(before[each.name], each) for each in candidates if each.name in before]
+    _refuse_idle(limits, [*baseline, *candidates], pairs, terms)
+    results: list[GateResult] = []
+    for candidate in candidates:
+        mine = that_hold(limits, candidate.name)
+        if candidate.name not in before:
+            broken = [limit for limit in mine if limit.metric in TIMES and candidate.failure]
+            results += [_unknown(candidate, limit, "failed", candidate.failure or "") for limit in broken]
+            continue
+        pair = before[candidate.name], candidate
+        results += [_held(pair, limit, terms) for limit in mine]
+        results += [each for limit in limits for each in _layers(pair, limit)]
+    return tuple(results)
+
+
+def _held(pair: Pair, limit: Limit, terms: Terms) -> GateResult:
+    fed = _other_inputs(*pair)
+    if fed:
+        return _unknown(pair[1], limit, "failed", fed)
+    other = terms.otherwise(pair, OF_NUMBER.get(limit.metric, ()))
+    if limit.metric in TIMES:
+        return _time(pair, limit, terms, terms.why_no_time or other)
+    return _exact(pair, limit, other)
+
+
+def _unknown(candidate: Candidate, limit: Limit, verdict: GateVerdict, message: str) -> GateResult:
+    return GateResult(candidate.name, limit.metric, None, float(limit.growth), None, None, verdict, message=message)
 
 
 def _doubts(run: Run) -> Iterator[Doubt]:
     for candidate in run.profiles:
+        if candidate.failure:
+            yield Doubt(candidate.name, f"it was not measured to its end: {candidate.failure}")
         if candidate.analysis and candidate.analysis.uncounted:
             yield Doubt(candidate.name, uncounted_text(candidate.analysis), "its MACs are a lower bound")
 
 
-def failed_in_time(gate: Gate) -> bool:
-    """Say whether a time is beyond its limit."""
-    return any(result.verdict == "failed" and result.metric in TIMES for result in gate.results)
+OPEN: tuple[GateVerdict, ...] = ("failed", "inconclusive")
+"""What one measurement of a time does not settle."""
 
 
-def confirmed(gate: Gate, again: Gate) -> Gate:
-    """Let a time that failed count as failed where it fails in another, independent measurement as well."""
-    pairs = zip(gate.results, again.results, strict=True)
-    return replace(gate, results=tuple(_confirmed(*pair) for pair in pairs), times=(*gate.times, *again.times))
+def is_open(gate: Gate, verdicts: Sequence[GateVerdict] = OPEN) -> bool:
+    """Say whether a time that was measured has one of some verdicts."""
+    return any(_measured(result) and result.verdict in verdicts for result in gate.results)
 
 
-def _confirmed(first: GateResult, second: GateResult) -> GateResult:
-    if first.verdict != "failed" or first.metric not in TIMES or second.change is None or first.change is None:
+def settled(gate: Gate, again: Gate, independent: bool = True) -> Gate:
+    """Let a second measurement have its say where one did not settle a time: both decide together."""
+    others = {(each.model, each.metric): each for each in again.results if each.metric in TIMES}
+    results = tuple(_settled(each, others.get((each.model, each.metric), each), independent) for each in gate.results)
+    doubts = tuple(dict.fromkeys((*gate.doubts, *again.doubts)))
+    return replace(gate, results=results, times=(*gate.times, *again.times), doubts=doubts)
+
+
+def unsettled(gate: Gate, why: str) -> Gate:
+    """Leave open what only a second measurement would have settled, and say why there was none."""
+    return settled(gate, replace(gate, results=tuple(map(partial(_nothing, why), gate.results)), times=()))
+
+
+def _nothing(why: str, result: GateResult) -> GateResult:
+    return replace(result, change=None, ci95=None, verdict="inconclusive", message=why)
+
+
+def _settled(first: GateResult, second: GateResult, independent: bool) -> GateResult:
+    then, now = _measured(first), _measured(second)
+    if then is None or first.verdict not in OPEN:
         return first
-    measured = f"measured twice: {units.change(first.change)} and {units.change(second.change)}"
-    if second.verdict == "failed":
-        return replace(first, message=measured)
-    return replace(second, verdict="inconclusive", message=f"{measured}; the second does not confirm the first")
+    said = f"measured twice: {units.change(then[0] - 1)}, and then"
+    if now is None:
+        verdict: GateVerdict = "failed" if second.verdict == "failed" else "inconclusive"
+        return replace(first, verdict=verdict, message=f"{said} nothing: {second.message}")
+    ratio, bounds = statistics.pooled(then, now, independent)
+    verdict = _side(bounds, 1 + first.limit)
+    said = f"{said} {units.change(now[0] - 1)}"
+    if verdict == "inconclusive":
+        said = f"{said}; {first.message or second.message or 'they disagree: another gate would tell'}"
+    return replace(
+        first,
+        change=ratio - 1,
+        ci95=(bounds[0] - 1, bounds[1] - 1),
+        verdict=verdict,
+        baseline=_mean(first.baseline, second.baseline),
+        candidate=_mean(first.candidate, second.candidate),
+        message=said,
+    )
 
 
-def without_baseline(baseline: Sequence[Candidate], candidates: Sequence[Candidate]) -> Iterator[Doubt]:
+def _mean(first_s: float | None, second_s: float | None) -> float | None:
+    return math.sqrt(first_s * second_s) if first_s and second_s else first_s or second_s
+
+
+def _measured(result: GateResult) -> statistics.Measured | None:
+    if result.metric not in TIMES or result.change is None or result.ci95 is None:
+        return None
+    return 1 + result.change, (1 + result.ci95[0], 1 + result.ci95[1])
+
+
+def without_baseline(baseline: Sequence[Candidate], candidates: Sequence[Candidate], hint: str = "") -> Iterator[Doubt]:
     """Say which models are on one side alone."""
     before = paired(baseline, candidates)
     for candidate in candidates:
         if candidate.name not in before:
-            yield Doubt(candidate.name, "the baseline does not hold it: nothing was compared", "--update adds it")
+            yield Doubt(candidate.name, "the baseline does not hold it: nothing was compared", hint)
     used = {each.name for each in before.values()}
     for each in baseline:
         if each.name not in used:
             yield Doubt(each.name, "the baseline holds it, but it was not looked at")
 
 
-def _refuse_idle(limits: Sequence[Limit], everywhere: Sequence[Candidate], pairs: Sequence[Pair]) -> None:
+def _refuse_idle(limits: Sequence[Limit], everywhere: Sequence[Candidate], pairs: Sequence[Pair], terms: Terms) -> None:
     names = {candidate.name for candidate in everywhere}
     for limit in limits:
         if any(limit.holds_of(name) for name in names):
-            if (both := [pair for pair in pairs if limit.holds_of(pair[1].name)]) and not _is_known(both, limit.metric):
+            both = [pair for pair in pairs if limit.holds_of(pair[1].name)]
+            measured = terms.measured_s is not None and limit.metric in TIMES  # what it lacks is told of each model
+            if both and not measured and not _is_known(both, limit.metric):
                 raise UsageError(f"limit {limit}: neither the baseline nor this run holds {limit.metric}")
             continue
         if limit.where.count("/") and limit.metric not in OF_LAYERS:
@@ -202,45 +282,54 @@ def _other_inputs(before: Candidate, now: Candidate) -> str | None:
 # Exact numbers -------------------------------------------------------------------------------------------------------
 
 
-def _exact(pair: Pair, limit: Limit) -> GateResult:
+def _exact(pair: Pair, limit: Limit, why_not: str) -> GateResult:
     before, now = (EXACT[limit.metric](each) for each in pair)
-    name = pair[1].name
     if before is None or now is None:
-        side = "the baseline" if before is None else "this run"
-        return GateResult(
-            name, limit.metric, None, float(limit.growth), None, None, "skipped", message=f"not in {side}"
-        )
-    batches = {each.batch_size for each in pair}
-    if limit.metric in PEAKS and len(batches) > 1:
-        said = f"its baseline's batch is {pair[0].batch_size}, here {pair[1].batch_size}"
-        return _result(name, limit, None, before, now, "skipped", said)
+        return _unknown(pair[1], limit, "skipped", f"not in {'the baseline' if before is None else 'this run'}")
+    if why_not:
+        return _result(pair, limit, None, before, now, "skipped", why_not)
     verdict: GateVerdict = "failed" if now > before * (1 + limit.growth) else "passed"
-    if limit.metric in ("macs", "flops") and verdict == "passed" and (new := _newly_uncounted(*pair)):
-        return _result(name, limit, None, before, now, "inconclusive", f"{new} is not counted any more")
+    if limit.metric in ARITHMETIC and verdict == "passed" and (new := _newly_uncounted(*pair)):
+        return _result(pair, limit, new.path, before, now, "inconclusive", _not_counted(new))
     mode = PEAKS.get(limit.metric)
-    memory = pair[1].memory[mode] if mode else None
-    where = _most_grown(pair, limit.metric) if memory is None else memory.predicted_in if now > before else None
-    return _result(name, limit, where, before, now, verdict)
+    if mode is None:
+        return _result(pair, limit, _most_grown(pair, limit.metric), before, now, verdict)
+    then, here = (each.memory[mode] for each in pair)
+    measured = then is not None and then.predicted_in is None and here is not None and here.predicted_in is not None
+    said = "the baseline's was measured, this one is predicted" if measured else ""
+    where = here.predicted_in if here is not None and now > before else None
+    return _result(pair, limit, where, before, now, verdict, said)
+
+
+ARITHMETIC = ("macs", "flops")
 
 
 def _result(
-    name: str, limit: Limit, layer: str | None, before: Fraction, now: Fraction, verdict: GateVerdict, said: str = ""
+    pair: Pair, limit: Limit, layer: str | None, before: Fraction, now: Fraction, verdict: GateVerdict, said: str = ""
 ) -> GateResult:
-    change = float(now / before - 1) if before else None if now else 0.0
     return GateResult(
-        *(name, limit.metric, layer, float(limit.growth), change, None, verdict),
+        model=pair[1].name,
+        metric=limit.metric,
+        layer=layer,
+        limit=float(limit.growth),
+        change=float(now / before - 1) if before else None if now else 0.0,
+        ci95=None,
+        verdict=verdict,
         baseline=float(before),
         candidate=float(now),
         message=said,
     )
 
 
-def _newly_uncounted(before: Candidate, now: Candidate) -> str | None:
-    """Name an operator whose MACs are missing that were not missing before."""
-    known = {each.operator for each in before.analysis.uncounted} if before.analysis else set()
-    return next(
-        (each.operator for each in (now.analysis.uncounted if now.analysis else ()) if each.operator not in known), None
-    )
+def _newly_uncounted(before: Candidate, now: Candidate, pattern: str = "*") -> Uncounted | None:
+    """Find an operator whose MACs are missing now, in a layer where they were not missing before."""
+    known = {(each.operator, each.path) for each in before.analysis.uncounted} if before.analysis else set()
+    mine = [each for each in (now.analysis.uncounted if now.analysis else ()) if is_like(each.path, pattern)]
+    return next((each for each in mine if (each.operator, each.path) not in known), None)
+
+
+def _not_counted(operator: Uncounted) -> str:
+    return f"{operator.operator} in {operator.path or 'the model itself'} is not counted"
 
 
 def _growths(pair: Pair, metric: str) -> dict[str, tuple[Fraction, Fraction]]:
@@ -263,24 +352,23 @@ def _chosen(pair: Pair, limit: Limit, pattern: str) -> dict[str, tuple[Fraction,
     return {path: each for path, each in _growths(pair, limit.metric).items() if is_like(path, pattern)}
 
 
-def _layers(pair: Pair, limit: Limit, pattern: str) -> GateResult:
-    """Hold each layer that a pattern names to the limit, and tell of the one that is furthest beyond it."""
-    chosen = _chosen(pair, limit, pattern)
+def _layers(pair: Pair, limit: Limit) -> Iterator[GateResult]:
+    """Hold each layer that a limit names to it, and tell of the one that is furthest beyond it."""
+    pattern = limit.layers_of(pair[1].name)
+    chosen = _chosen(pair, limit, pattern) if pattern is not None else {}
+    if pattern is None or not chosen:
+        return
     worst = max(chosen, key=lambda path: chosen[path][1] - chosen[path][0] * (1 + limit.growth))
     before, now = chosen[worst]
-    failed = now > before * (1 + limit.growth)
+    verdict: GateVerdict = "failed" if now > before * (1 + limit.growth) else "passed"
     said = "" if before or not now else "a layer that was not there"
-    return _result(pair[1].name, limit, worst, before, now, "failed" if failed else "passed", said)
+    if limit.metric in ARITHMETIC and verdict == "passed" and (new := _newly_uncounted(*pair, pattern)):
+        worst, verdict, said = new.path, "inconclusive", _not_counted(new)
+    yield replace(_result(pair, limit, worst, before, now, verdict, said), layers=pattern)
 
 
-def changes(baseline: Sequence[Candidate], candidates: Sequence[Candidate]) -> tuple[LayerChange, ...]:
-    """List the layers whose parameters or MACs are others than they were."""
-    before = paired(baseline, candidates)
-    pairs = [(before[each.name], each) for each in candidates if each.name in before]
-    return tuple(change for pair in pairs for change in _changes(pair))
-
-
-def _changes(pair: Pair) -> Iterator[LayerChange]:
+def changes(pair: Pair) -> Iterator[LayerChange]:
+    """List a model's layers whose parameters or MACs are others than they were."""
     for metric in LISTED:
         before, now = (by_layer(each, metric) for each in pair)
         for path in dict.fromkeys([*now, *before]):
@@ -294,27 +382,32 @@ def _changes(pair: Pair) -> Iterator[LayerChange]:
 # Times ---------------------------------------------------------------------------------------------------------------
 
 
-def _time(pair: Pair, limit: Limit, time_ratio: TimeRatioOf, measured_s: float | None, why_not: str) -> GateResult:
+def _time(pair: Pair, limit: Limit, terms: Terms, why_not: str) -> GateResult:
     mode = TIMES[limit.metric]
     before, now = (each.latency[mode] for each in pair)
-    unknown = GateResult(pair[1].name, limit.metric, None, float(limit.growth), None, None, "skipped")
-    failure = pair[1].failure or pair[0].failure
-    if before is None or now is None:
-        side = "the baseline" if before is None else "this run"
-        return replace(unknown, message=failure or f"not in {side}", verdict="failed" if failure else "skipped")
-    unknown = replace(unknown, baseline=before.median_s, candidate=now.median_s)
+    if pair[1].failure:
+        return _unknown(pair[1], limit, "failed", pair[1].failure)
+    if now is None:
+        return _unknown(pair[1], limit, "skipped", "not in this run")
+    if before is None:
+        failure = pair[0].failure
+        said = f"the baseline failed: {failure}" if failure else "not in the baseline"
+        return _unknown(pair[1], limit, "skipped", said)
+    unknown = replace(_unknown(pair[1], limit, "skipped", why_not), baseline=before.median_s, candidate=now.median_s)
     if why_not:
-        return replace(unknown, message=why_not)
+        return unknown
     images = (pair[0].batch_size or 1) / (pair[1].batch_size or 1)
-    ratio = time_ratio(before, now, statistics.MARGIN, images)
+    ratio = terms.time_ratio(before, now, statistics.MARGIN, images)
     if ratio is None or ratio.ratio is None or ratio.ci95 is None or ratio.sessions < statistics.MIN_SESSIONS:
-        return replace(unknown, verdict="inconclusive", message=STARVED)
+        few = min(len(each.sessions) for each in (before, now)) < statistics.MIN_SESSIONS
+        return replace(unknown, verdict="inconclusive", message=FEW if few else STARVED)
     verdict = _side(ratio.ci95, 1 + float(limit.growth))
     bounds = ratio.ci95[0] - 1, ratio.ci95[1] - 1
-    said = "" if verdict != "inconclusive" else _how_much_longer(ratio, 1 + float(limit.growth), measured_s)
+    said = "" if verdict != "inconclusive" else _how_much_longer(ratio, 1 + float(limit.growth), terms)
     return replace(unknown, change=ratio.ratio - 1, ci95=bounds, verdict=verdict, message=said)
 
 
+FEW = f"fewer than {statistics.MIN_SESSIONS} sessions were measured"
 STARVED = "the processes did not get their CPUs; close other programs, or give --threads 1 or a longer --time"
 
 
@@ -323,12 +416,22 @@ def _side(bounds: statistics.Interval, limit: float) -> GateVerdict:
     return "passed" if bounds[1] <= limit else "failed" if bounds[0] > limit else "inconclusive"
 
 
-def _how_much_longer(ratio: TimeRatio, limit: float, measured_s: float | None) -> str:
+NEAR = "it lies so near its limit that no --time would tell; several gates, or another limit, would"
+FAR = "no --time would tell: the baseline is as uncertain; --against REVISION times both side by side"
+
+
+def _how_much_longer(ratio: TimeRatio, limit: float, terms: Terms) -> str:
     assert ratio.ratio is not None
     assert ratio.ci95 is not None
-    times = statistics.longer(ratio.ratio, ratio.ci95, ratio.sessions, limit)
+    in_turn = terms.time_ratio is in_two_processes
+    fixed = statistics.NORMAL * statistics.PROCESSES_APART if in_turn else _log_width(ratio.ci95) / math.sqrt(8)
+    times = statistics.longer(ratio.ratio, ratio.ci95, ratio.sessions, limit, fixed)
     if times is None:
-        return "it lies so near its limit that no --time would tell; several gates, or another limit, would"
-    if measured_s is None:
+        return NEAR if in_turn else FAR
+    if terms.measured_s is None:
         return f"about {units.short(times)} times as long a measurement would tell"
-    return f"--time {units.short(math.ceil(times * measured_s))} would probably tell"
+    return f"--time {units.short(math.ceil(times * terms.measured_s))} would probably tell"
+
+
+def _log_width(bounds: statistics.Interval) -> float:
+    return math.log(bounds[1] / bounds[0])

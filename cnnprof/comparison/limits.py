@@ -41,8 +41,8 @@ class Limit:
 
 
 def is_like(name: str, pattern: str) -> bool:
-    """Say whether a name goes by a pattern such as layer4.*."""
-    return name == pattern or fnmatchcase(name, pattern)  # a MODEL string may hold brackets of its own
+    """Say whether a name goes by a pattern such as layer4.*; brackets, which tests have, stand for themselves."""
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def parsed(text: str) -> Limit:

@@ -39,7 +39,8 @@ STEADY_S, STEADY_ALONE_S, STEADY_BLOCK_S, STEADY = 1.0, 0.3, 0.05, 1.05
 two a process of several threads meets slow spells, while the system finds places for them; one thread has its place."""
 BURST_S = 0.1
 MAX_SAMPLES = 3
-"""A burst keeps calls for about BURST_S, and at most so many: short bursts meet the same machine."""
+"""A burst keeps calls for about BURST_S, and at most so many, or as long as it drops calls: short bursts meet the same
+machine."""
 SAMPLE_S = 1e-4
 """Shorter calls are repeated within a sample: a thousand times the clock's resolution."""
 MOST_CALLS_AT_ONCE = 1000
@@ -123,6 +124,8 @@ class Sampled:
     waited_share: float | None
     warm_up_s: float
     first_call_s: float
+    made_s: float = 0.0
+    """Seconds in which the call was made anew."""
     starts_s: tuple[float, ...] = ()
     """When each burst's first sample began, by the clock."""
 
@@ -140,6 +143,8 @@ class Session:
     failures: Mapping[Key, str]
     took_s: float
     """Without what it took to warm up, and to compile."""
+    made_s: float = 0.0
+    """Of these, in which calls were made anew."""
 
 
 @dataclass
@@ -149,6 +154,7 @@ class _Account:
     call: Call
     maker: Maker
     warm_up_s: float = 0.0
+    made_s: float = 0.0
     first_call_s: float | None = None
     estimate: float = math.inf
     bursts: list[tuple[float, ...]] = field(default_factory=list)
@@ -164,6 +170,7 @@ class _Account:
             waited_share,
             self.warm_up_s,
             self.first_call_s or 0.0,
+            self.made_s,
             tuple(self.starts),
         )
 
@@ -175,22 +182,27 @@ def sessions(
     seed: int,
     clock: Clock | None = None,
     timer: Timer | None = None,
+    dropping: Timer | None = None,
+    settle_s: float = 0.0,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Session]:
     """Yield sessions for as long as they are asked for.
 
     A session of a mode takes `session_s` seconds, or one round where that takes longer. A candidate that raises in a
-    mode is left out of it from then on.
+    mode is left out of it from then on. What a burst drops is made by `dropping`, if that is another timer, and takes
+    `settle_s` seconds at least.
     """
     clock = clock or Clock()
-    rig = _Rig(clock, timer or wall_timer(clock), random.Random(seed), progress)
+    timer = timer or wall_timer(clock)
+    rig = _Rig(clock, timer, random.Random(seed), progress, dropping or timer, settle_s)
     while any((name, mode) not in rig.failures for mode, names in candidates.items() for name in names):
         samples: dict[Key, Sampled] = {}
         started = clock.now()
         for mode, makers in candidates.items():
             samples |= rig.measure(mode, makers, session_s)
         took_s = clock.now() - started - sum(sample.warm_up_s for sample in samples.values())
-        yield Session(samples, dict(rig.failures), took_s)
+        made_s = sum(sample.made_s for sample in samples.values())
+        yield Session(samples, dict(rig.failures), took_s, made_s)
 
 
 @dataclass
@@ -201,6 +213,8 @@ class _Rig:
     timer: Timer
     order: random.Random
     progress: Callable[[], None]
+    dropping: Timer
+    settle_s: float
     failures: dict[Key, str] = field(default_factory=dict)
     warmed: set[Key] = field(default_factory=set)
     kept: dict[Key, Call] = field(default_factory=dict)
@@ -255,14 +269,43 @@ class _Rig:
                     _steady(account, self.clock, self.timer)
                 _warm_up(account, self.clock, self.timer)
             self.warmed.add(key)
-        if not maker.anew and key not in self.kept:
+        if maker.anew:
+            account.made_s = built - started
+        elif key not in self.kept:
             self.kept[key] = account.call
             account.warm_up_s += built - started
         accounts[key] = account
 
     def _burst(self, account: _Account) -> None:
+        """Drop the first call (a block of calls, of what was made anew), then keep as many as the burst has room for.
+
+        Where dropping takes a while, as many are kept as take that long.
+        """
         with torch_threads(account.maker.threads):
-            _burst(account, self.clock, self.timer)
+            self._drop(account)
+            estimate = min(max(account.estimate, 1e-9), BURST_S)
+            repeats = math.ceil(SAMPLE_S / estimate)
+            sample_s = estimate * repeats
+            samples = max(1, min(int(BURST_S / sample_s), max(MAX_SAMPLES, int(self.settle_s / sample_s))))
+            began, cpu_s = self.clock.now(), self.clock.cpu_s()
+            times = tuple(time for time in self.timer(account.call, samples, repeats) if time > 0)
+            if not times:
+                raise ClockError(_STILL)
+            account.bursts.append(times)
+            account.starts.append(began)
+            account.wall += self.clock.now() - began
+            account.cpu += self.clock.cpu_s() - cpu_s
+
+    def _drop(self, account: _Account) -> None:
+        anew = account.maker.anew and not account.bursts
+        started = self.clock.now()
+        drop_until = started + max(self.settle_s, WARM_UP_BLOCK_S if anew else 0.0)
+        for number in count(1):
+            dropped = _once(account, self.dropping)
+            _check(self.clock, started, number)
+            account.first_call_s = dropped if account.first_call_s is None else account.first_call_s
+            if not started <= self.clock.now() < drop_until:
+                break
 
 
 def ballast(order: random.Random) -> list[torch.Tensor]:
@@ -332,29 +375,6 @@ def _check(clock: Clock, since: float, calls: int) -> None:
     """Raise ClockError where so many calls took no time at all."""
     if calls >= MOST_CALLS_AT_ONCE and clock.now() == since:
         raise ClockError(_STILL)
-
-
-def _burst(account: _Account, clock: Clock, timer: Timer) -> None:
-    """Drop the first call (a block of calls, of what was made anew), then keep as many as the burst has room for."""
-    wall, cpu = clock.now(), clock.cpu_s()
-    drop_until = wall + (WARM_UP_BLOCK_S if account.maker.anew and not account.bursts else 0.0)
-    for number in count(1):
-        dropped = _once(account, timer)
-        _check(clock, wall, number)
-        account.first_call_s = dropped if account.first_call_s is None else account.first_call_s
-        if not wall <= clock.now() < drop_until:
-            break
-    estimate = min(max(account.estimate, 1e-9), BURST_S)
-    repeats = math.ceil(SAMPLE_S / estimate)
-    samples = max(1, min(MAX_SAMPLES, int(BURST_S / (estimate * repeats))))
-    began = clock.now()
-    times = tuple(time for time in timer(account.call, samples, repeats) if time > 0)
-    if not times:
-        raise ClockError(_STILL)
-    account.bursts.append(times)
-    account.starts.append(began)
-    account.wall += clock.now() - wall
-    account.cpu += clock.cpu_s() - cpu
 
 
 @contextmanager

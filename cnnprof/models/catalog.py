@@ -181,6 +181,11 @@ class Spec:
     kwargs: Mapping[str, Any]
     settings: Own = field(default_factory=Own)
 
+    @property
+    def model(self) -> str:
+        """The text without the label."""
+        return self.text.partition("=")[2].strip() if self.label else self.text
+
 
 _GRAMMAR = re.compile(
     r"\s*(?:(?P<label>[^=()@:/\\]+)=)?(?P<name>[^()@=]+?)\s*(?P<call>\((?P<arguments>.*)\))?\s*(?P<settings>@.*)?", re.S

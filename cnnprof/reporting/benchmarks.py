@@ -3,15 +3,27 @@
 import datetime
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from cnnprof import units
+from cnnprof.comparison.gate import OF_NUMBER
 from cnnprof.records import Benchmark, Benchmarked, BenchmarkRun, Benchmarks, Machine
 from cnnprof.reporting.tables import Table, known_columns
 
-Place = Machine | str
-"""What a time depends on: a machine, or what pytest-benchmark knows of it."""
+
+@dataclass(frozen=True)
+class Place:
+    """What a time depends on: a machine, or what pytest-benchmark knows of it, and a model's settings."""
+
+    machine: Machine | str
+    settings: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Return all of it by name."""
+        machine = {"": self.machine} if isinstance(self.machine, str) else vars(self.machine)
+        return {**machine, **dict(self.settings)}
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,13 @@ def series(record: Benchmarks) -> dict[str, list[Point]]:
 
 
 def _place(run: BenchmarkRun, timed: Benchmarked) -> Place:
-    """Say where a test ran, without the load of the moment."""
-    return replace(timed.found.machine, load=None) if timed.found else run.machine
+    """Say where a test ran, without the load of the moment, and how its model was called."""
+    found = timed.found
+    if found is None:
+        return Place(run.machine)
+    settings = {name: getattr(found.settings, name) for name in OF_NUMBER["training_latency"]}
+    settings |= {"input size": found.input_size, "batch_size": found.batch_size, "mode": found.mode}
+    return Place(replace(found.machine, load=None), tuple(settings.items()))
 
 
 def last(record: Benchmarks) -> list[Point]:
@@ -232,30 +249,26 @@ _OF_MODELS = (
 
 
 def machines_note(points: Sequence[Point]) -> str:
-    """Machines ...: A: threads 2; B: threads 1. Empty where all runs are of one."""
+    """Say how machines and settings differ: A: threads 2; B: threads 1. Empty where all runs are of one."""
     places = list(dict.fromkeys(point.place for point in points))
     if len(places) < 2:
         return ""
     told = "; ".join(f"{letter(number)}: {_told(place, places)}" for number, place in enumerate(places))
-    return f"Machines, whose times are not compared with each other: {told}."
+    return f"Machines or settings, whose times are not compared with each other: {told}."
 
 
 def _told(place: Place, places: Sequence[Place]) -> str:
-    """Say of a machine what the others have otherwise."""
-    if isinstance(place, str):
-        return place
-    others = [other for other in places if isinstance(other, Machine)]
-    names = [each.name for each in fields(Machine)]
-    differing = [name for name in names if any(getattr(other, name) != getattr(place, name) for other in others)]
-    return ", ".join(f"{name} {getattr(place, name)}" for name in differing) or _described(place)
+    """Say of a place what others of its kind have otherwise."""
+    others = [other.facts for other in places if other.facts.keys() == place.facts.keys()]
+    differing = {name: value for name, value in place.facts.items() if any(other[name] != value for other in others)}
+    return ", ".join(f"{name} {value}".strip() for name, value in differing.items()) or _described(place)
 
 
 def _described(place: Place) -> str:
-    if isinstance(place, str):
-        return place
-    return (
-        f"{place.cpu}, {units.plural(place.threads, 'thread')}, {place.os}, Python {place.python}, torch {place.torch}"
-    )
+    here = place.machine
+    if isinstance(here, str):
+        return here
+    return f"{here.cpu}, {units.plural(here.threads, 'thread')}, {here.os}, Python {here.python}, torch {here.torch}"
 
 
 # Foot ----------------------------------------------------------------------------------------------------------------
@@ -267,7 +280,7 @@ def foot(record: Benchmarks) -> tuple[tuple[str, str], ...]:
     references = dict.fromkeys(point.timed.found.reference.name for point in points if point.timed.found)
     method = (
         "times are the medians and quartiles of pytest-benchmark's rounds; parameters, MACs (of a forward pass, per "
-        "image) and the predicted peak are exact"
+        "image) and the predicted peak do not vary"
     )
     reference = (
         f"{', '.join(references)}; timed before and after each session of rounds. Relative is a time as a multiple of "

@@ -21,12 +21,17 @@ LABELS = {
     "latency": "forward",
     "training_latency": "training step",
 }
-WORDS = {0: "Passed", 1: "Not passed", 3: "Inconclusive"}
+_WORDS = {0: "Passed", 1: "Not passed", 3: "Inconclusive"}
+
+
+def outcome(record: Gate) -> str:
+    """Say in a word or two what came out."""
+    return "Interrupted" if record.partial else _WORDS[record.exit_code]
 
 
 def title(record: Gate) -> str:
     """Say what came out."""
-    return f"{WORDS[record.exit_code]}: {', '.join(record.models)} against {record.against}"
+    return f"{outcome(record)}: {', '.join(record.models)} against {record.against}"
 
 
 def header(record: Gate) -> str:
@@ -49,9 +54,9 @@ def sentences(record: Gate) -> tuple[str, ...]:
         for result in record.results
         if result.verdict == verdict
     )
-    if not record.results:
+    if not record.results and not record.partial:
         return ("There was nothing to compare with: every number passes.",)
-    counted = f"{WORDS[record.exit_code]}: {counts(record.results)}."
+    counted = f"{outcome(record)}: {counts(record.results)}."
     return (counted, *said)
 
 
@@ -66,7 +71,8 @@ _ORDER = ("passed", "failed", "inconclusive", "skipped")
 
 def _sentence(result: GateResult) -> str:
     """resnet50, parameters: +0.6 %, from 25,557,032 to 25,700,000; none is allowed; most in layer3.0.conv1."""
-    about = f"{result.model}, {label(result.metric)}"
+    layer = f"{result.layer}, " if result.layers else ""
+    about = f"{result.model}, {layer}{label(result.metric)}"
     numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
     if result.change is None:
         return f"{about}: {result.message or numbers}{_where(result)}."
@@ -77,8 +83,10 @@ def _sentence(result: GateResult) -> str:
 
 
 def _where(result: GateResult) -> str:
-    if result.layer is None:
+    if result.layer is None or result.layers:
         return ""
+    if result.verdict == "inconclusive":
+        return ""  # the message names the layer
     return f"; its peak is in {result.layer}" if result.metric in PEAKS else f"; most in {result.layer}"
 
 
@@ -104,7 +112,7 @@ def table(record: Gate) -> Table:
     rows = tuple(
         (
             result.verdict,
-            result.model,
+            f"{result.model}/{result.layers}" if result.layers else result.model,
             label(result.metric),
             value(result.metric, result.baseline),
             value(result.metric, result.candidate),
@@ -132,10 +140,12 @@ def _cell(results: Sequence[GateResult]) -> str:
     """1.2 MiB (+3.1 % [1.2, 5.0])."""
     if not results:
         return units.UNKNOWN
-    first = results[0]
-    changed = "" if first.change is None else f" ({units.change(first.change, first.ci95)})"
+    first = next((result for result in results if not result.layers), None)
     marks = {"failed": " ✗", "inconclusive": " ?"}
     mark = next((marks[each.verdict] for each in results if each.verdict in marks), "")
+    if first is None:
+        return f"layers alone{mark}"
+    changed = "" if first.change is None else f" ({units.change(first.change, first.ci95)})"
     return f"{value(first.metric, first.candidate)}{changed}{mark}"
 
 
@@ -162,7 +172,7 @@ def foot(record: Gate) -> tuple[tuple[str, str], ...]:
     """Say how it was found out, and where."""
     timed = (
         "times by 95 % intervals over sessions of interleaved bursts: one fails where its whole interval lies beyond "
-        "the limit, twice; where it straddles the limit it is inconclusive"
+        "the limit, and two measurements together say so; where it straddles the limit it is inconclusive"
     )
     method = "counts and predicted memory do not vary and are compared as they are"
     machine = record.machine

@@ -18,6 +18,7 @@ from cnnprof.records import (
     Candidate,
     Depth,
     Gate,
+    GateVerdict,
     MachineReport,
     MemoryProfile,
     Mode,
@@ -89,7 +90,7 @@ def render(record: Record) -> str:
     if isinstance(record, Sanity):
         return _templates().get_template("checks.html").render(_sanity_view(record))
     if isinstance(record, Gate):
-        return _templates().get_template("gate.html").render(markdown.gate_view(record))
+        return _templates().get_template("gate.html").render(markdown.gate_view(record), tones=_GATE_TONES)
     if isinstance(record, Benchmarks):
         return _templates().get_template("benchmarks.html").render(markdown.benchmarks_view(record))
     if drawn := maps.of(record):
@@ -322,6 +323,7 @@ def _learned(training: Training) -> dict[str, object]:
     }
 
 
+_GATE_TONES: dict[GateVerdict, str] = {"passed": "better", "failed": "worse", "inconclusive": "warn"}
 TONES: dict[Status, str] = {"ok": "better", "warning": "warn", "failed": "worse", "skipped": ""}
 
 
