@@ -40,19 +40,65 @@ def git(*arguments):
     subprocess.run(["git", *arguments], check=True, capture_output=True)
 
 
-@pytest.mark.slow
-def test_the_action_fails_a_network_that_grew_and_says_so_in_the_summary(act):
-    net = "from torch import nn\n\ndef Net(width=4):\n    return nn.Conv2d(3, width, 3)\n"
-    Path("net.py").write_text(net)
+@pytest.fixture
+def net():
+    """A repository with a network, whose origin has a branch that it does not have itself."""
+    source = "from torch import nn\n\ndef Net(width=4):\n    return nn.Conv2d(3, width, 3)\n"
+    Path("net.py").write_text(source)
     git("init", "-q", "-b", "main")
     git("config", "user.email", "me@example.com")
     git("config", "user.name", "me")
     git("add", "net.py")
     git("commit", "-q", "-m", "a network")
-    arguments = "net.py:Net --input-size 3x8x8 --fail-on 'params:0%'"
-    assert act("main", arguments)[0] == 0
+    git("clone", "-q", "--bare", ".", "origin.git")
+    git("--git-dir", "origin.git", "branch", "-q", "release", "main")
+    git("remote", "add", "origin", str(Path("origin.git").resolve()))
+    return source
+
+
+ARGUMENTS = "net.py:Net --input-size 3x8x8 --fail-on 'params:0%'"
+
+
+@pytest.mark.slow
+def test_a_branch_that_only_the_origin_has_is_fetched(act, net):
+    code, summary = act("release", ARGUMENTS)
+    assert code == 0
+    assert "against" in summary
+
+
+@pytest.mark.slow
+def test_a_baseline_that_is_not_written_yet_passes(act, net):
+    code, summary = act("baseline.json", ARGUMENTS)
+    assert code == 0
+    assert "nothing was compared" in summary
+
+
+@pytest.mark.slow
+def test_the_baseline_of_pyproject_is_taken_where_none_is_given(act, net):
+    Path("pyproject.toml").write_text(
+        '[tool.cnnprof]\nmodels = ["net.py:Net"]\nlimits = ["params:0%"]\ninput-size = "3x8x8"\nbaseline = "HEAD"\n'
+    )
+    assert act("", "")[0] == 0
     Path("net.py").write_text(net.replace("width=4", "width=5"))
-    code, summary = act("main", arguments)
+    assert act("", "")[0] == 1
+
+
+@pytest.mark.slow
+def test_what_cannot_be_gated_is_said_in_the_summary(act, net):
+    code, summary = act("main", "nothing.py:Net --input-size 3x8x8 --fail-on 'params:0%'")
+    assert (code, summary) == (2, "cnnprof gate ended with code 2: the log says why.\n")
+
+
+def test_the_first_push_of_a_branch_has_nothing_to_compare_with(act):
+    code, summary = act("0" * 40, ARGUMENTS)
+    assert (code, summary) == (0, "cnnprof gate: there is no commit before this one to compare with.\n")
+
+
+@pytest.mark.slow
+def test_the_action_fails_a_network_that_grew_and_says_so_in_the_summary(act, net):
+    assert act("main", ARGUMENTS)[0] == 0
+    Path("net.py").write_text(net.replace("width=4", "width=5"))
+    code, summary = act("main", ARGUMENTS)
     assert code == 1
     assert "140 (+25.0 %)" in summary
     assert "## Layers that changed" in summary
