@@ -1,9 +1,10 @@
 """Do gates hold? Many of one network against its own revision: unchanged, quiet and busy, 10 % slower, a channel wider.
 
-    python bench/gates.py NUMBER > bench/gates.json
+    python bench/gates.py > bench/gates.json
 
-An hour for a NUMBER of 50, on a machine left alone: each gate measures for 10 s. Half of the unchanged ones meet an
-endless loop on each core. The slow network busies itself for a tenth of each forward pass, so that its counts stay.
+An hour on a machine left alone: each gate measures for 10 s, and once more where that does not settle it. What is busy
+runs an endless loop beside it, or one a core. The slow network busies itself for a tenth of each forward pass, so that
+its counts stay.
 """
 
 import datetime
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -48,12 +50,17 @@ class Net(nn.Module):
             pass
         return x
 """
+SLOWER = NETWORK.replace("SLOWER = 64, 0.0", "SLOWER = 64, 0.1")
+WIDER = NETWORK.replace("WIDTH, SLOWER = 64,", "WIDTH, SLOWER = 65,")
+CORES = psutil.cpu_count() or 1
 CONDITIONS = {
-    "unchanged, quiet": (NETWORK, False),
-    "unchanged, busy": (NETWORK, True),
-    "10 % slower": (NETWORK.replace("SLOWER = 64, 0.0", "SLOWER = 64, 0.1"), False),
-    "one channel more": (NETWORK.replace("WIDTH, SLOWER = 64,", "WIDTH, SLOWER = 65,"), False),
+    "unchanged": (NETWORK, 0, 50),
+    "10 % slower": (SLOWER, 0, 20),
+    "one channel more": (WIDER, 0, 20),
+    "unchanged, one loop beside": (NETWORK, 1, 25),
+    "unchanged, a loop a core beside": (NETWORK, CORES, 25),
 }
+"""The network, how many loops run beside the gate, and how many gates."""
 GATE = ["gate", "net.py:Net", "--input-size", "3x64x64", "--against", "HEAD", "--json"]
 LIMITS = ["--fail-on", "params:0%", "--fail-on", "macs:0%", "--fail-on", "peak_bytes:2%", "--fail-on", "latency:5%"]
 
@@ -80,15 +87,17 @@ def repository() -> Iterator[Path]:
         yield Path(folder)
 
 
-def gated(folder: Path, network: str, busy: bool) -> dict:
+def gated(folder: Path, network: str, beside: int) -> dict:
     """Run one gate."""
     (folder / "net.py").write_text(network, encoding="utf-8")
     started = time.perf_counter()
-    with loops(psutil.cpu_count() or 1 if busy else 0):
+    with loops(beside):
         done = subprocess.run(
             [sys.executable, "-m", "cnnprof", *GATE, *LIMITS], cwd=folder, capture_output=True, text=True
         )
     took_s = time.perf_counter() - started
+    if done.returncode not in (0, 1, 3):
+        raise RuntimeError(done.stderr)
     document = json.loads(done.stdout)
     results = {
         each["metric"]: {name: each[name] for name in ("verdict", "change", "ci95", "layer")}
@@ -98,45 +107,48 @@ def gated(folder: Path, network: str, busy: bool) -> dict:
     starts = [(start, side) for side in ("baseline", "candidate") for each in times[side]["starts_s"] for start in each]
     order = [side for _, side in sorted(starts)]
     turns = sum(one != other for one, other in pairwise(order))
-    left = (
-        len(subprocess.run(["git", "worktree", "list"], cwd=folder, capture_output=True, text=True).stdout.splitlines())
-        - 1
-    )
+    listed = subprocess.run(["git", "worktree", "list"], cwd=folder, capture_output=True, text=True).stdout
     return {
         "exit_code": done.returncode,
         "took_s": took_s,
         "results": results,
         "bursts": len(order),
         "turns": turns,
-        "left": left,
+        "measured": len(document["times"]),
+        "worktrees_left": len(listed.splitlines()) - 1,
     }
 
 
 def table(study: dict) -> str:
     """Lay the study out."""
     lines = [
-        "| | gates | time: passed | failed | inconclusive | counts failed | s |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| | gates | time: passed | failed | inconclusive | counts: failed | interval | turns a round | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, gates in study["gates"].items():
-        verdicts = Counter(gate["results"]["latency"]["verdict"] for gate in gates)
-        counts = sum(gate["results"]["params"]["verdict"] == "failed" for gate in gates)
-        took = sorted(gate["took_s"] for gate in gates)[len(gates) // 2]
-        cells = " | ".join(str(verdicts[each]) for each in ("passed", "failed", "inconclusive"))
-        lines.append(f"| {name} | {len(gates)} | {cells} | {counts} | {took:.0f} |")
+        times = [gate["results"]["latency"] for gate in gates]
+        verdicts = Counter(each["verdict"] for each in times)
+        widths = [each["ci95"][1] - each["ci95"][0] for each in times if each["ci95"]]
+        cells = [
+            *(verdicts[each] for each in ("passed", "failed", "inconclusive")),
+            sum(gate["results"]["params"]["verdict"] == "failed" for gate in gates),
+            f"+-{50 * median(widths):.1f} %" if widths else "-",
+            f"{median(2 * gate['turns'] / gate['bursts'] for gate in gates):.1f}",
+            f"{median(gate['took_s'] for gate in gates):.0f}",
+        ]
+        lines.append(f"| {name} | {len(gates)} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run every condition in turn and print the study as JSON."""
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    """Run every condition, those of a quiet machine in turn, and print the study as JSON."""
     gates: dict[str, list[dict]] = {name: [] for name in CONDITIONS}
+    turns = [(bool(beside), turn, name) for name, (_, beside, number) in CONDITIONS.items() for turn in range(number)]
     with repository() as folder:
-        for turn in range(number):
-            for name, condition in CONDITIONS.items():
-                if "unchanged" in name or turn < 20:
-                    gates[name].append(gated(folder, *condition))
-                    print(turn, name, gates[name][-1], file=sys.stderr, flush=True)
+        for _, turn, name in sorted(turns):
+            network, beside, _ = CONDITIONS[name]
+            gates[name].append(gated(folder, network, beside))
+            print(turn, name, gates[name][-1], file=sys.stderr, flush=True)
     here = machine.describe()
     date = str(datetime.datetime.now(datetime.UTC).date())
     study = {"date": date, "cpu": here.cpu, "threads": here.threads, "torch": here.torch, "gates": gates}

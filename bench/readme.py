@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import gates
 import honesty
 import jinja2
 
@@ -24,7 +25,7 @@ SUITES = ("commands", "counting", "times", "layers", "memory", "training", "repo
 Benchmark = dict[str, Any]
 
 
-def page(run: dict[str, Any], study: dict[str, Any], later: dict[str, Any]) -> str:
+def page(run: dict[str, Any], study: dict[str, Any], later: dict[str, Any], gated: dict[str, Any]) -> str:
     """Render everything; a suite that the run is without leaves its section out."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -34,11 +35,13 @@ def page(run: dict[str, Any], study: dict[str, Any], later: dict[str, Any]) -> s
         keep_trailing_newline=True,
     )
     environment.filters |= {each.__name__: each for each in (side_by_side, spread, costs, peaks, layers, shares)}
-    environment.globals |= {"verdicts": honesty.table, "held": honesty.held}
+    environment.globals |= {"verdicts": honesty.table, "held": honesty.held, "gates": gates.table}
     suites: dict[str, list[Benchmark]] = {name: [] for name in SUITES}
     for each in run["benchmarks"]:
         suites[Path(each["fullname"].partition("::")[0]).stem.removeprefix("test_")].append(each)
-    return environment.get_template("template.md").render(suites, measured=measured(run), study=study, later=later)
+    return environment.get_template("template.md").render(
+        suites, measured=measured(run), study=study, later=later, gated=gated
+    )
 
 
 def measured(run: dict[str, Any]) -> str:
@@ -156,14 +159,21 @@ def by_group(found: list[Benchmark]) -> dict[str, dict[str, Benchmark]]:
     return groups
 
 
+def newest() -> Path:
+    """Return the run that was saved last, whatever system and Python made it."""
+    saved = sorted(HERE.glob(".benchmarks/*/*.json"), key=lambda path: path.stat().st_mtime)
+    if not saved:
+        sys.exit("no run is saved: make bench")
+    return saved[-1]
+
+
 def main() -> None:
     """Read the run and the studies, and write the page."""
-    saved = sorted(HERE.glob(".benchmarks/*/*.json"), key=lambda path: path.name)
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else saved[-1]
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "README.md"
     documents = (
         json.loads(path.read_text(encoding="utf-8"))
-        for path in (source, HERE / "honesty.json", HERE / "honesty_quiet.json")
+        for path in (source, HERE / "honesty.json", HERE / "honesty_quiet.json", HERE / "gates.json")
     )
     target.write_text(page(*documents), encoding="utf-8")
 

@@ -101,7 +101,7 @@ def _file_at(folder: Path, value: str) -> str:
     """Put a folder before baseline.json, or file.py:loss; a revision, or package.module:loss, is no file."""
     file, colon, rest = value.partition(":")
     is_file = file.endswith(".py") if colon else is_run(folder / file)
-    return f"{folder / file}{colon}{rest}" if is_file else value
+    return f"{(folder / file).resolve()}{colon}{rest}" if is_file else value
 
 
 def is_run(path: Path) -> bool:

@@ -68,6 +68,8 @@ class Session:
             if not runs:
                 raise UsageError(f"--benchmark-compare={asked}: no stored run goes by that; its number was expected")
         for path, document in reversed(runs):
+            if self.stored and all(entry["fullname"] in self.stored for entry in document["benchmarks"]):
+                continue  # all of it is superseded
             try:
                 run = benchmarked.run_of(document, str(path))
             except UsageError:

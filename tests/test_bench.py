@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,28 @@ def test_predicted_peaks_are_off_by_their_share_of_the_measured_one(readme):
     assert cells(text, "vgg11") == ["vgg11", "100.0 MiB", "0 %", "-10.0 %", "200.0 MiB", "+1.0 %", "0 %"]
 
 
+def gate(verdict, low=0.0, high=0.06, **more):
+    latency = {"verdict": verdict, "ci95": None if verdict == "inconclusive" else [low, high]}
+    results = {"latency": latency, "params": {"verdict": "passed"}}
+    return {"results": results, "turns": 60, "bursts": 80, "took_s": 20.0, "worktrees_left": 0, **more}
+
+
+GATES = {"unchanged": [gate("passed"), gate("passed", high=0.02), gate("inconclusive", worktrees_left=2)]}
+
+
+def test_a_study_of_gates_counts_verdicts_and_turns(readme):
+    text = importlib.import_module("gates").table({"gates": GATES})
+    assert cells(text, "unchanged") == ["unchanged", "3", "2", "0", "1", "0", "+-2.0 %", "1.5", "20"]
+
+
+def test_every_suite_is_found():
+    arguments = ["-q", "-c", str(BENCH / "pytest.ini"), str(BENCH), "--collect-only", "-p", "no:cacheprovider"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    found = {Path(line.partition("::")[0]).name for line in done.stdout.splitlines() if "::" in line}
+    assert found == {path.name for path in BENCH.glob("test_*.py")}
+
+
 def test_a_page_says_when_and_where_it_was_measured_and_leaves_out_what_was_not_run(readme):
     run = {
         "machine_info": {
@@ -76,7 +100,8 @@ def test_a_page_says_when_and_where_it_was_measured_and_leaves_out_what_was_not_
         "version": "5.3.1",
     }  # fmt: skip
     study = json.loads((BENCH / "honesty_quiet.json").read_text(encoding="utf-8"))
-    text = readme.page(run, study, study)
+    text = readme.page(run, study, study, {"date": "2026-01-03", "threads": 2, "torch": "2.14.1", "gates": GATES})
     assert "2026-01-02, commit 0123456789ab with changes: A Processor, 2 cores, 16.0 GiB, Linux 1, " in text
     assert "## Counting" in text
     assert "## Memory" not in text
+    assert "Worktrees that were left behind: 2." in text

@@ -431,6 +431,20 @@ def test_a_gate_is_saved_in_every_form(tmp_path, suffix):
     assert "conv1" in path.read_text()
 
 
+def test_verdicts_have_colours_in_html(tmp_path):
+    page = cnnprof.save(failing(), tmp_path / "gate.html").read_text()
+    assert '<th scope="row" class="word worse">failed</th>' in page
+    assert '<th scope="row" class="word better">passed</th>' in page
+
+
+def test_a_gate_that_was_interrupted_did_not_pass():
+    found = replace(
+        gate.of_runs([limits.parsed("params:0%")], run_of(candidate()), run_of(candidate()), "f"), partial=True
+    )
+    assert not found.passed
+    assert "Interrupted: 1 passed." in str(found)
+
+
 def test_a_gate_reads_back_as_it_was(tmp_path):
     timed_gate = gate.of_runs([limits.parsed("latency:5%")], run_of(timed(*STEADY)), run_of(timed(*slower(1.2))), "f")
     for record in (failing(), timed_gate):
