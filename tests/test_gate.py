@@ -373,6 +373,13 @@ def test_two_measurements_settle_a_time_together(first, second, verdict):
         assert found.results[1].message.startswith("measured twice: ")
 
 
+def test_a_second_measurement_that_does_not_come_leaves_open_what_it_would_have_settled():
+    failed = gate.unsettled(one_of(1.2), "its process was killed")
+    assert [each.verdict for each in failed.results] == ["passed", "inconclusive"]
+    assert failed.results[1].message == "measured twice: +20.0 %, and then nothing: its process was killed"
+    assert gate.unsettled(one_of(1.0), "its process was killed") == one_of(1.0)
+
+
 def test_only_a_time_that_was_measured_is_worth_a_second_look():
     assert gate.is_open(one_of(1.2))
     assert gate.is_open(one_of(1.04, 0.02))

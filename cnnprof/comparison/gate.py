@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 
 from cnnprof import origin, statistics, units
 from cnnprof.comparison.doubts import uncounted_text
@@ -176,7 +175,11 @@ OPEN: tuple[GateVerdict, ...] = ("failed", "inconclusive")
 
 def is_open(gate: Gate, verdicts: Sequence[GateVerdict] = OPEN) -> bool:
     """Say whether a time that was measured has one of some verdicts."""
-    return any(_measured(result) and result.verdict in verdicts for result in gate.results)
+    return any(_is_open(result, verdicts) for result in gate.results)
+
+
+def _is_open(result: GateResult, verdicts: Sequence[GateVerdict] = OPEN) -> bool:
+    return _measured(result) is not None and result.verdict in verdicts
 
 
 def settled(gate: Gate, again: Gate, independent: bool = True) -> Gate:
@@ -189,24 +192,24 @@ def settled(gate: Gate, again: Gate, independent: bool = True) -> Gate:
 
 def unsettled(gate: Gate, why: str) -> Gate:
     """Leave open what only a second measurement would have settled, and say why there was none."""
-    return settled(gate, replace(gate, results=tuple(map(partial(_nothing, why), gate.results)), times=()))
+    return replace(gate, results=tuple(_alone(each, why) if _is_open(each) else each for each in gate.results))
 
 
-def _nothing(why: str, result: GateResult) -> GateResult:
-    return replace(result, change=None, ci95=None, verdict="inconclusive", message=why)
+def _alone(first: GateResult, why: str, verdict: GateVerdict = "inconclusive") -> GateResult:
+    assert first.change is not None
+    said = f"measured twice: {units.change(first.change)}, and then nothing: {why}"
+    return replace(first, verdict=verdict, message=said)
 
 
 def _settled(first: GateResult, second: GateResult, independent: bool) -> GateResult:
     then, now = _measured(first), _measured(second)
-    if then is None or first.verdict not in OPEN:
+    if then is None or not _is_open(first):
         return first
-    said = f"measured twice: {units.change(then[0] - 1)}, and then"
     if now is None:
-        verdict: GateVerdict = "failed" if second.verdict == "failed" else "inconclusive"
-        return replace(first, verdict=verdict, message=f"{said} nothing: {second.message}")
+        return _alone(first, second.message, "failed" if second.verdict == "failed" else "inconclusive")
     ratio, bounds = statistics.pooled(then, now, independent)
     verdict = _side(bounds, 1 + first.limit)
-    said = f"{said} {units.change(now[0] - 1)}"
+    said = f"measured twice: {units.change(then[0] - 1)}, and then {units.change(now[0] - 1)}"
     if verdict == "inconclusive":
         said = f"{said}; {first.message or second.message or 'they disagree: another gate would tell'}"
     return replace(
