@@ -236,7 +236,8 @@ def test_worktrees_of_others_stay_even_where_their_disk_is_not_there(repository)
 
 
 def test_a_commit_whose_subject_is_in_another_encoding_is_checked_out(repository):
-    subprocess.run(["git", "commit", "--quiet", "--allow-empty", "-F", "-"], input=b"caf\xe9\n", check=True)
+    git("config", "i18n.logOutputEncoding", "iso-8859-1")
+    git("commit", "--quiet", "--allow-empty", "-m", "café")
     with revisions.checked_out("HEAD") as there:
         assert (there.root / "value.py").exists()
     assert left_over(repository) == 0
