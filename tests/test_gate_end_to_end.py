@@ -355,17 +355,23 @@ def test_ctrl_c_shows_what_was_counted_by_then(run):
         "--time",
         "60",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cnnprof", *arguments, "--json"],
+    # A shell's background jobs ignore SIGINT, and so does what they start: pytest itself may be one.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    starting = f"{heeding}; from cnnprof.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", starting, *arguments, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    ends = time.monotonic() + 120
-    while threads_at_work(process.pid) < 4 and time.monotonic() < ends:  # two of each of the two that measure
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    ) as process:
+        ends = time.monotonic() + 120
+        while threads_at_work(process.pid) < 4 and time.monotonic() < ends:  # two of each of the two that measure
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     document = json.loads(out)
     assert (process.returncode, document["partial"]) == (130, True)
     assert "interrupted" in err
