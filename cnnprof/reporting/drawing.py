@@ -11,8 +11,8 @@ from itertools import pairwise
 from cnnprof import units
 from cnnprof.records import Analysis, Layer, Node, Structure
 from cnnprof.reporting import workings
-from cnnprof.reporting.figures import elided, printable
 from cnnprof.reporting.layout import Layout, Path, layout
+from cnnprof.reporting.names import elided, printable, printable_lines
 
 CAPTION = "A box's height: the channels of its output; its ink: its MACs. Point at it for the working."
 _NOT_DRAWN = {
@@ -207,11 +207,6 @@ def _mark(node: Node, x: float, y: float, scale: Scale, analysis: Analysis) -> M
     box = node.kind == "box"
     hover = printable_lines(_hover(node, analysis)) if box else ""
     return Mark(node, x, y, _width(node), height, scale.ink(node) if box else 0.0, lines, hover)
-
-
-def printable_lines(text: str) -> str:
-    """Replace what XML cannot hold, and keep the lines."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def _wires(path: Path, y: float, marks: Sequence[Mark], parts: Sequence[float]) -> Iterator[str]:

@@ -45,6 +45,7 @@ from cnnprof.records import (
     TrainingRun,
 )
 from cnnprof.reporting import benchmarks, learned, limits, maps, tables
+from cnnprof.reporting.names import elided, printable
 
 WIDTH = 5.2
 
@@ -1008,16 +1009,3 @@ def _legend(figure: Figure, entries: Iterable[tuple[int, str]]) -> None:
         figure.text(x / width, y / height, "●", color=_colour(index), ha="center", va="center")
         most = max(4, int((each - 0.25) / 0.085))
         figure.text((x + 0.12) / width, y / height, elided(name, most), ha="left", va="center")
-
-
-def elided(name: str, most: int, keep: str = "start") -> str:
-    """Shorten a name that would not fit."""
-    name = printable(name)
-    if len(name) <= most:
-        return name
-    return f"…{name[1 - most :]}" if keep == "end" else f"{name[: most - 1]}…"
-
-
-def printable(name: str) -> str:
-    """Replace what XML cannot hold."""
-    return "".join(letter if letter.isprintable() else " " for letter in name)
