@@ -96,6 +96,22 @@ def test_one_run_is_a_table_of_its_tests(tmp_path):
         assert "hostname-of-mine" not in text
 
 
+def test_tests_of_one_name_are_told_apart_by_what_differs_in_their_paths():
+    names = [
+        *(
+            "tests/a/test_it.py::test_net[3x3::p/8]",
+            "tests/b/test_it.py::test_net[3x3::p/8]",
+            "tests/a/test_it.py::test_sum",
+        ),
+        *("test_it.py::TestOld::test_net", "test_it.py::TestNew::test_net"),
+    ]
+    run = benchmarked.run_of(document(1, *({**entry("", 1.0), "fullname": name} for name in names)), "it")
+    assert [cells[0] for cells in benchmarks.table(Benchmarks((run,))).rows] == [
+        *("a/test_it.py::test_net[3x3::p/8]", "b/test_it.py::test_net[3x3::p/8]", "test_sum"),
+        *("TestOld::test_net", "TestNew::test_net"),
+    ]
+
+
 def test_runs_stand_in_the_order_of_their_commits():
     assert [run.source for run in history().runs] == ["0001_run.json", "0002_run.json", "0003_run.json"]
 

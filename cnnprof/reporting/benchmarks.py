@@ -2,9 +2,10 @@
 
 import datetime
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from cnnprof import units
 from cnnprof.comparison.gate import OF_NUMBER
@@ -30,6 +31,8 @@ class Place:
 class Point:
     """One test in one run."""
 
+    name: str
+    """Of the test, as short as it is still its own."""
     run: BenchmarkRun
     timed: Benchmarked
     place: Place
@@ -48,12 +51,13 @@ class Point:
 def series(record: Benchmarks) -> dict[str, list[Point]]:
     """Return each test's runs, the oldest first."""
     found: dict[str, list[Point]] = {}
+    named = names(record)
     for run in record.runs:
         for timed in run.benchmarks:
             before = found.setdefault(timed.test, [])
             place = _place(run, timed)
             places = list(dict.fromkeys([*(point.place for point in before), place]))
-            before.append(Point(run, timed, place, places.index(place)))
+            before.append(Point(named[timed.test], run, timed, place, places.index(place)))
     return found
 
 
@@ -69,8 +73,23 @@ def _place(run: BenchmarkRun, timed: Benchmarked) -> Place:
 
 def last(record: Benchmarks) -> list[Point]:
     """Return the tests of the newest run."""
-    run = record.runs[-1]
-    return [Point(run, timed, _place(run, timed)) for timed in run.benchmarks]
+    run, named = record.runs[-1], names(record)
+    return [Point(named[timed.test], run, timed, _place(run, timed)) for timed in run.benchmarks]
+
+
+def names(record: Benchmarks) -> dict[str, str]:
+    """tests/test_speed.py::test_forward -> test_forward, with as much of its path as tells it from the others."""
+    tests = {timed.test for run in record.runs for timed in run.benchmarks}
+    endings = {test: list(accumulate(reversed(_parts(test)), lambda end, part: part + end)) for test in tests}
+    shared = Counter(end for ends in endings.values() for end in ends)
+    return {test: next((end for end in ends if shared[end] == 1), test) for test, ends in endings.items()}
+
+
+def _parts(test: str) -> list[str]:
+    """Part a test's name where a reader would; what is in its brackets is one."""
+    path, bracket, argument = test.partition("[")
+    *before, last = re.split("(?<=/)|(?<=::)", path)
+    return [*before, f"{last}{bracket}{argument}"]
 
 
 def title(record: Benchmarks) -> str:
@@ -101,7 +120,7 @@ def sentences(record: Benchmarks) -> tuple[str, ...]:
     models = sum(timed.found is not None for timed in tests)
     of = "Every test times" if models == len(tests) else f"{models} of {units.plural(len(tests), 'test')} time"
     said = f"{of} a model{'' if models == len(tests) else '; the times of others stand alone'}."
-    steps = [step for test, points in series(record).items() for step in _steps(test, points)]
+    steps = [step for points in series(record).values() for step in _steps(points)]
     newest = sorted(steps, key=lambda step: -record.runs.index(step[0]))
     more = len(steps) - _MOST_STEPS
     earlier = (f"{units.plural(more, 'earlier change')} stand in the tables below.",) if more > 0 else ()
@@ -111,7 +130,7 @@ def sentences(record: Benchmarks) -> tuple[str, ...]:
 _MOST_STEPS = 6
 
 
-def _steps(test: str, points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, str]]:
+def _steps(points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, str]]:
     """test_forward: parameters +5.8 %, from 5,418 to 5,734, at 1a2b3c4d."""
     known = [(point, point.timed.found) for point in points if point.timed.found]
     for (_, before), (point, now) in pairwise(known):
@@ -121,12 +140,7 @@ def _steps(test: str, points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, s
             if then != here
         ]
         if changed:
-            yield point.run, f"{short(test)}: {'; '.join(changed)}, at {point.label}."
-
-
-def short(test: str) -> str:
-    """tests/test_speed.py::test_forward -> test_forward."""
-    return test.rpartition("::")[2]
+            yield point.run, f"{point.name}: {'; '.join(changed)}, at {point.label}."
 
 
 def _change(before: float, now: float) -> str:
@@ -150,7 +164,7 @@ def table(record: Benchmarks) -> Table:
     )
     rows = tuple(
         (
-            short(point.timed.test),
+            point.name,
             *_model(point.timed.found),
             units.in_unit(point.timed.median_s, unit, digits),
             units.in_unit(point.timed.iqr_s, unit, digits),
@@ -202,7 +216,7 @@ def over_commits(points: Sequence[Point]) -> Table:
         )
         for before, point in zip((None, *points), points, strict=False)
     )
-    return known_columns(Table(short(points[0].timed.test), columns, rows, _WORDS))
+    return known_columns(Table(points[0].name, columns, rows, _WORDS))
 
 
 def _time_unit(points: Sequence[Point]) -> tuple[units.Unit, int]:
