@@ -2,7 +2,10 @@
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,17 @@ def _moment(text: str) -> float:
     except ValueError:
         return -math.inf
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def names(tests: Collection[str]) -> dict[str, str]:
+    """tests/test_speed.py::test_net -> test_net, with as much of its path as tells it from the other tests."""
+    shared = Counter(end for test in tests for end in endings(test))
+    return {test: next((end for end in endings(test) if shared[end] == 1), test) for test in tests}
+
+
+def endings(test: str) -> tuple[str, ...]:
+    """tests/test_speed.py::test_net -> test_net, test_speed.py::test_net, and the whole: what one may call a test."""
+    path, bracket, argument = test.partition("[")
+    *before, last = re.split("(?<=/)|(?<=::)", path)
+    parts = [f"{last}{bracket}{argument}", *reversed(before)]
+    return tuple(accumulate(parts, lambda end, part: part + end))

@@ -342,7 +342,7 @@ def test_a_limit_on_layers_that_are_not_there_is_wrong_usage(suite):
     suite.was_stored()
     result = suite("--cnnprof-fail-on=net.py:net/7/params:0%")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "it is on no model, test or layer, then or now" in " ".join(result.stdout.str().split())
+    assert "no model, test or layer of that name has one" in " ".join(result.stdout.str().split())
 
 
 def test_a_stored_run_that_is_not_there_is_wrong_usage(suite):
@@ -400,10 +400,10 @@ def test_a_clock_that_is_none_of_the_wall_is_refused(suite):
     "options",
     [
         ("--benchmark-json=out.json", "--benchmark-save=named", "--benchmark-save-data"),
-        ("--benchmark-cprofile=tottime", "--benchmark-cprofile-loops=3"),
+        ("--benchmark-cprofile=tottime", "--benchmark-cprofile-loops=3", "--benchmark-disable-gc"),
         ("--benchmark-compare", "--benchmark-compare-fail=min:500000%", "--benchmark-group-by=func"),
         ("--benchmark-columns=median,iqr", "--benchmark-sort=name", "--benchmark-time-unit=us", "--benchmark-verbose"),
-        ("--benchmark-min-rounds=97", "--benchmark-warmup=on", "--benchmark-disable-gc", "--benchmark-timer=time.time"),
+        ("--benchmark-min-rounds=997", "--benchmark-warmup=on", "--benchmark-timer=time.time"),
         ("--benchmark-enable", "--benchmark-disable", "--benchmark-storage=elsewhere"),
     ],
 )
@@ -417,8 +417,9 @@ def test_options_of_pytest_benchmark_hold_beside_ours(suite, options):
         assert stored["extra_info"]["params"] == PARAMS[4]
         assert len(stored["stats"]["data"]) == stored["stats"]["rounds"]
         assert any("named" in path.name for path in suite.stored)
-    if "--benchmark-min-rounds=97" in options:
-        assert json.loads(suite.stored[-1].read_text())["benchmarks"][0]["stats"]["rounds"] == 100
+    if "--benchmark-min-rounds=997" in options:
+        (stored,) = json.loads(suite.stored[-1].read_text())["benchmarks"]
+        assert stored["stats"]["rounds"] == 1000  # a tenth of them is what its time is enough for
 
 
 def benchmark(channels: int, median_s: float = 0.01) -> Benchmark:
@@ -448,6 +449,8 @@ def judged(limit: str, before: Benchmark, now: Benchmark) -> Gate:
         ("net/0/params:0%", ["failed"]),
         ("test_net*/0/params:0%", ["failed"]),
         ("test_net[*]/params:0%", ["failed"]),
+        ("test_it.py::test_*/params:0%", ["failed"]),
+        ("test_it.py::test_net[a]/0/params:0%", ["failed"]),
         ("training-peak-bytes:0%", []),
     ],
 )
@@ -461,8 +464,15 @@ def test_a_limit_names_models_tests_and_layers(limit, verdicts):
 
 @pytest.mark.parametrize("limit", ["other/params:0%", "net/9/params:0%", "test_net[b]/params:0%"])
 def test_a_limit_that_names_nothing_is_refused(limit):
-    with pytest.raises(UsageError, match="it is on no model, test or layer, then or now; there are net, test_net"):
+    with pytest.raises(UsageError, match="no model, test or layer of that name has one; there are net, test_net"):
         judged(limit, benchmark(4), benchmark(5))
+
+
+def test_tests_of_one_name_in_two_files_are_told_apart():
+    both = {"test_a.py::test_net": benchmark(4), "test_b.py::test_net": benchmark(4)}
+    gate = held([parsed("test_b.py::*/params:0%")], both, both, "a run", "pass")
+    assert gate.models == ("net in test_a.py::test_net", "net in test_b.py::test_net")
+    assert [result.model for result in gate.results] == ["net in test_b.py::test_net"]
 
 
 def test_a_peak_that_can_no_longer_be_predicted_is_told():

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from cnnprof import origin
+from cnnprof import benchmarked, origin
 from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.gate import of_runs
 from cnnprof.comparison.limits import PEAKS, TIMES, Limit, by_layer, is_like
@@ -28,25 +28,25 @@ def held(
     A limit names models, or tests. Raises UsageError for one that names nothing, then or now.
     """
     _refuse_idle(limits, {**stored, **found})
+    names = {test: f"{found[test].model} in {name}" for test, name in benchmarked.names(found).items()}
     both = {test: now for test, now in found.items() if test in stored}
-    gates = [_held(limits, test, stored[test], now, against) for test, now in both.items()]
+    gates = [_held(limits, test, names[test], stored[test], now, against) for test, now in both.items()]
     changes = ((now.model, change) for now, gate in zip(both.values(), gates, strict=True) for change in gate.changes)
     return Gate(
         command=origin.command(),
         commit=origin.commit(),
         created=origin.now(),
         against=against,
-        models=tuple(_name(test, now) for test, now in found.items()),
+        models=tuple(names.values()),
         limits=tuple(map(str, limits)),
         results=tuple(result for gate in gates for result in gate.results),
         changes=tuple(dict.fromkeys(replace(change, model=model) for model, change in changes)),
         inconclusive=inconclusive,
-        doubts=tuple(_doubts(limits, stored, found)),
+        doubts=tuple(_doubts(limits, stored, found, names)),
     )
 
 
-def _held(limits: Sequence[Limit], test: str, before: Benchmark, now: Benchmark, against: str) -> Gate:
-    name = _name(test, now)
+def _held(limits: Sequence[Limit], test: str, name: str, before: Benchmark, now: Benchmark, against: str) -> Gate:
     mine = [each for limit in limits if (each := _of(limit, test, (before, now), name)) is not None]
     gate = of_runs(mine, _document(before, name), _document(now, name), against, time_ratio=in_short_runs_apart)
     return replace(gate, results=tuple(map(_hinted, gate.results)))
@@ -63,14 +63,6 @@ _STARVED = "the process did not get its CPUs, then or now; close other programs,
 _APART = "runs apart differ by more; cnnprof gate --against REVISION times both side by side"
 
 
-def _name(test: str, benchmark: Benchmark) -> str:
-    return f"{benchmark.model} in {_short(test)}"
-
-
-def _short(test: str) -> str:
-    return test.rpartition("::")[2]
-
-
 def _of(limit: Limit, test: str, sides: Sequence[Benchmark], name: str) -> Limit | None:
     """Put a limit on one test's model by its name here; None where it is on others, or no side has such a number."""
     *_, now = sides
@@ -80,9 +72,10 @@ def _of(limit: Limit, test: str, sides: Sequence[Benchmark], name: str) -> Limit
         return None
     if not limit.where:
         return limit
-    if limit.holds_of(now.model) or limit.holds_of(_short(test)):
+    called = (now.model, *benchmarked.endings(test))
+    if any(map(limit.holds_of, called)):
         return replace(limit, where=name)
-    layers = limit.layers_of(now.model) or limit.layers_of(_short(test))
+    layers = next(filter(None, map(limit.layers_of, called)), None)
     if not layers or not any(is_like(path, layers) for side in sides for path in by_layer(side.profile, limit.metric)):
         return None
     return replace(limit, where=f"{name}/{layers}")
@@ -91,9 +84,9 @@ def _of(limit: Limit, test: str, sides: Sequence[Benchmark], name: str) -> Limit
 def _refuse_idle(limits: Sequence[Limit], known: ByTest) -> None:
     for limit in limits:
         if limit.where and not any(_of(limit, test, [each], "") for test, each in known.items()):
-            names = [name for test, each in known.items() for name in (each.model, _short(test))]
-            there = ", ".join(dict.fromkeys(names))
-            raise UsageError(f"limit {limit}: it is on no model, test or layer, then or now; there are {there}")
+            short = benchmarked.names(known)
+            there = ", ".join(dict.fromkeys(name for test, each in known.items() for name in (each.model, short[test])))
+            raise UsageError(f"limit {limit}: no model, test or layer of that name has one; there are {there}")
 
 
 def _document(benchmark: Benchmark, name: str) -> Profile:
@@ -107,14 +100,14 @@ def _document(benchmark: Benchmark, name: str) -> Profile:
     )
 
 
-def _doubts(limits: Sequence[Limit], stored: ByTest, found: ByTest) -> Iterator[Doubt]:
-    for test, now in found.items():
+def _doubts(limits: Sequence[Limit], stored: ByTest, found: ByTest, names: Mapping[str, str]) -> Iterator[Doubt]:
+    for test in found:
         if test not in stored:
-            yield Doubt(_name(test, now), "the stored run does not hold it: nothing was compared")
+            yield Doubt(names[test], "the stored run does not hold it: nothing was compared")
     for limit in limits:
         if not any(_of(limit, test, [now], "") for test, now in found.items()):
             yield Doubt(f"limit {limit}", "no model that was timed is held to it")
     for test, now in found.items():
         analysis = now.profile.analysis
         if analysis is not None and analysis.uncounted:
-            yield Doubt(_name(test, now), uncounted_text(analysis), "its MACs are a lower bound")
+            yield Doubt(names[test], uncounted_text(analysis), "its MACs are a lower bound")

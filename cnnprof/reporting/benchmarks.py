@@ -2,12 +2,11 @@
 
 import datetime
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
-from cnnprof import units
+from cnnprof import benchmarked, units
 from cnnprof.comparison.gate import OF_NUMBER
 from cnnprof.records import Benchmark, Benchmarked, BenchmarkRun, Benchmarks, Machine
 from cnnprof.reporting.tables import Table, known_columns
@@ -51,7 +50,7 @@ class Point:
 def series(record: Benchmarks) -> dict[str, list[Point]]:
     """Return each test's runs, the oldest first."""
     found: dict[str, list[Point]] = {}
-    named = names(record)
+    named = _names(record)
     for run in record.runs:
         for timed in run.benchmarks:
             before = found.setdefault(timed.test, [])
@@ -73,23 +72,12 @@ def _place(run: BenchmarkRun, timed: Benchmarked) -> Place:
 
 def last(record: Benchmarks) -> list[Point]:
     """Return the tests of the newest run."""
-    run, named = record.runs[-1], names(record)
+    run, named = record.runs[-1], _names(record)
     return [Point(named[timed.test], run, timed, _place(run, timed)) for timed in run.benchmarks]
 
 
-def names(record: Benchmarks) -> dict[str, str]:
-    """tests/test_speed.py::test_forward -> test_forward, with as much of its path as tells it from the others."""
-    tests = {timed.test for run in record.runs for timed in run.benchmarks}
-    endings = {test: list(accumulate(reversed(_parts(test)), lambda end, part: part + end)) for test in tests}
-    shared = Counter(end for ends in endings.values() for end in ends)
-    return {test: next((end for end in ends if shared[end] == 1), test) for test, ends in endings.items()}
-
-
-def _parts(test: str) -> list[str]:
-    """Part a test's name where a reader would; what is in its brackets is one."""
-    path, bracket, argument = test.partition("[")
-    *before, last = re.split("(?<=/)|(?<=::)", path)
-    return [*before, f"{last}{bracket}{argument}"]
+def _names(record: Benchmarks) -> dict[str, str]:
+    return benchmarked.names({timed.test for run in record.runs for timed in run.benchmarks})
 
 
 def title(record: Benchmarks) -> str:
