@@ -27,6 +27,7 @@ from cnnprof.records import (
     Totals,
     Uncounted,
 )
+from cnnprof.reporting import gated
 
 MACHINE = Machine("a CPU", 2, 2, 2, 1 << 30, "Linux", "3.11", "2.14", "cpu", None, None, 0.1, "kept")
 
@@ -343,8 +344,7 @@ def test_times_of_other_settings_are_not_compared():
 
 
 def run_of(*candidates):
-    (first,) = candidates
-    return Profile("", None, "", MACHINE, Settings(), (first,))
+    return Profile("", None, "", MACHINE, Settings(), candidates)
 
 
 def one_of(by, spread=0.001, waited=0.0):
@@ -428,6 +428,7 @@ def test_the_screen_names_model_layer_and_growth():
 def test_the_markdown_has_a_row_a_model_and_the_layers_that_changed(tmp_path):
     text = cnnprof.save(failing(), tmp_path / "diff.md").read_text()
     assert "| net " in text
+    assert text.index("| net ") < text.index("- net, parameters: +3.3 %") < text.index("## Layers that changed")
     assert "31 (+3.3 %) ✗" in text
     assert "| conv1 | Conv2d | parameters |" in " ".join(text.split())
 
@@ -436,6 +437,15 @@ def test_the_markdown_has_a_row_a_model_and_the_layers_that_changed(tmp_path):
 def test_a_gate_is_saved_in_every_form(tmp_path, suffix):
     path = cnnprof.save(failing(), tmp_path / f"gate{suffix}")
     assert "conv1" in path.read_text()
+
+
+def test_models_that_share_a_reason_share_a_sentence_and_only_they_are_in_the_title():
+    before = [timed(*STEADY, name=name) for name in ("one", "two", "three")]
+    now = [timed(*STEADY, name=name, waited=waited) for name, waited in (("one", 0.5), ("two", 0.5), ("three", 0.0))]
+    found = gate.held([limits.parsed("latency:5%")], before, run_of(*now), "main", gate.Terms())
+    (said,) = gated.sentences(found)
+    assert said.startswith("one, two, forward: the processes did not get their CPUs")
+    assert gated.title(found) == "Inconclusive: one, two against main"
 
 
 def test_verdicts_have_colours_in_html(tmp_path):

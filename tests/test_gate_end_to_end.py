@@ -58,7 +58,9 @@ def test_a_baseline_is_written_kept_to_and_written_anew(run):
     widen()
     code, out, _ = run("gate", "net.py:Net", "--against", "base.json", *LIMITS, "-o", "diff.md")
     assert code == 1
-    assert "net.py:Net, parameters: +12.1 %, from 314 to 352; none is allowed; most in 0." in " ".join(out.split())
+    assert "net.py:Net, parameters: +12.1 %, from 314 to 352; none is allowed; most in layer 0." in " ".join(
+        out.split()
+    )
     assert "## Layers that changed" in Path("diff.md").read_text()
     assert run("gate", "net.py:Net", "--against", "base.json", *LIMITS, "--update", "--quiet")[0] == 0
     assert run("gate", "net.py:Net", "--against", "base.json", *LIMITS)[0] == 0

@@ -281,7 +281,8 @@ def test_one_more_channel_fails_and_names_the_model(suite):
     before, now = PARAMS[4], PARAMS[5]
     growth = f"{100 * (now / before - 1):+.1f} %"
     text = " ".join(result.stdout.str().split())
-    assert f"net.py:net in test_net, parameters: {growth}, from {before} to {now}; none is allowed; most in 3." in text
+    told = f"net.py:net in test_net, parameters: {growth}, from {before} to {now}; none is allowed; most in layer 3."
+    assert told in text
     assert suite("--cnnprof-fail-on=params:0%").ret == 0  # the last stored run is the one that has just been stored
     assert suite("--cnnprof-fail-on=params:0%", "--benchmark-compare=0001").ret == 1
 

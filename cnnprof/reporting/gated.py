@@ -30,8 +30,15 @@ def outcome(record: Gate) -> str:
 
 
 def title(record: Gate) -> str:
-    """Say what came out."""
-    return f"{outcome(record)}: {', '.join(record.models)} against {record.against}"
+    """Say what came out, and for which models."""
+    decisive = {1: "failed", 3: "inconclusive"}.get(record.exit_code, "")
+    concerned = dict.fromkeys(result.model for result in record.results if result.verdict == decisive)
+    models = [*concerned] or [*record.models]
+    named = ", ".join(models) if len(models) <= _MOST_NAMED else units.plural(len(models), "model")
+    return f"{outcome(record)}: {named} against {record.against}"
+
+
+_MOST_NAMED = 4
 
 
 def header(record: Gate) -> str:
@@ -46,18 +53,21 @@ def header(record: Gate) -> str:
     return " · ".join(parts)
 
 
-def sentences(record: Gate) -> tuple[str, ...]:
-    """Say what failed or is open, each in a sentence; else that all is within its limits."""
-    said = tuple(
-        _sentence(result)
-        for verdict in ("failed", "inconclusive")
-        for result in record.results
-        if result.verdict == verdict
-    )
+def headline(record: Gate) -> str:
+    """Not passed: 5 passed, 1 failed."""
     if not record.results and not record.partial:
-        return ("There was nothing to compare with: every number passes.",)
-    counted = f"{outcome(record)}: {counts(record.results)}."
-    return (counted, *said)
+        return "There was nothing to compare with: every number passes."
+    return f"{outcome(record)}: {counts(record.results)}."
+
+
+def sentences(record: Gate) -> tuple[str, ...]:
+    """Say what failed or is open, each in a sentence; models that share a reason share one."""
+    found: dict[str, list[str]] = {}
+    for verdict in ("failed", "inconclusive"):
+        for result in record.results:
+            if result.verdict == verdict:
+                found.setdefault(_said(result), []).append(result.model)
+    return tuple(f"{', '.join(models)}, {said}" for said, models in found.items())
 
 
 def counts(results: Sequence[GateResult]) -> str:
@@ -69,25 +79,28 @@ def counts(results: Sequence[GateResult]) -> str:
 _ORDER = ("passed", "failed", "inconclusive", "skipped")
 
 
-def _sentence(result: GateResult) -> str:
-    """resnet50, parameters: +0.6 %, from 25,557,032 to 25,700,000; none is allowed; most in layer3.0.conv1."""
-    layer = f"{result.layer}, " if result.layers else ""
-    about = f"{result.model}, {layer}{label(result.metric)}"
+def _said(result: GateResult) -> str:
+    """parameters: +0.6 %, from 25,557,032 to 25,700,000; none is allowed; most in layer3.0.conv1."""
+    about = f"{_layer(result.layer)}, {label(result.metric)}" if result.layers else label(result.metric)
     numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
+    why = "; ".join(filter(None, (_where(result), result.message)))
     if result.change is None:
-        return f"{about}: {result.message or numbers}{_where(result)}."
+        return f"{about}: {why or numbers}."
     change = units.change(result.change, result.ci95)
     limit = f"{units.change(result.limit)} is the limit" if result.limit else "none is allowed"
-    message = f"; {result.message}" if result.message else ""
-    return f"{about}: {change}, {numbers}; {limit}{_where(result)}{message}."
+    return f"{about}: {'; '.join(filter(None, (f'{change}, {numbers}', limit, why)))}."
 
 
 def _where(result: GateResult) -> str:
-    if result.layer is None or result.layers:
+    """Most in layer3.0.conv1; empty where that is not known, or where a layer is what is limited."""
+    if result.layer is None or result.layers or result.verdict == "inconclusive":  # its message names the layer
         return ""
-    if result.verdict == "inconclusive":
-        return ""  # the message names the layer
-    return f"; its peak is in {result.layer}" if result.metric in PEAKS else f"; most in {result.layer}"
+    return f"{'its peak is' if result.metric in PEAKS else 'most'} in {_layer(result.layer)}"
+
+
+def _layer(path: str | None) -> str:
+    """layer3.0.conv1; layer 3, where a number alone would say nothing."""
+    return f"layer {path}" if path and path[0].isdigit() else path or "(the model itself)"
 
 
 def label(metric: str) -> str:
@@ -118,7 +131,7 @@ def table(record: Gate) -> Table:
             value(result.metric, result.candidate),
             units.UNKNOWN if result.change is None else units.change(result.change, result.ci95),
             units.change(result.limit),
-            "; ".join(filter(None, (result.layer, result.message))),
+            "; ".join(filter(None, (result.layer if result.layers else _where(result), result.message))),
         )
         for result in record.results
     )

@@ -69,7 +69,8 @@ def gate_view(record: Gate) -> dict[str, object]:
     return {
         "title": gated.title(record),
         "header": gated.header(record),
-        "headline": gated.sentences(record),
+        "headline": (gated.headline(record),),
+        "sentences": gated.sentences(record),
         "bottom_line": "",
         "doubts": record.doubts,
         "table": gated.table(record),

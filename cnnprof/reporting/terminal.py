@@ -154,7 +154,7 @@ def gate(record: Gate) -> RenderableType:
     if changes:
         parts += [Text(changes.title, style="bold"), Fitted(changes), Text()]
     doubts = (doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in record.doubts)
-    return Group(*parts, *map(Text, gated.sentences(record)), *doubts)
+    return Group(*parts, *map(Text, (gated.headline(record), *gated.sentences(record))), *doubts)
 
 
 def stored_runs(record: Benchmarks) -> RenderableType:
