@@ -129,6 +129,16 @@ def test_a_step_of_parameters_and_macs_is_told_with_its_commit():
     assert "A: torch 2.14.1; B: torch 2.15.0" in benchmarks.machines_note(points)
 
 
+def test_tests_that_changed_alike_share_a_sentence_and_the_oldest_changes_are_counted():
+    def run(day):
+        models = [entry(f"test_{name}", 0.004, model(1000 + day, 5000, 0.004)) for name in "abcd"]
+        return benchmarked.run_of(document(day, *models, entry("test_e", 0.004, model(10 + day, 50, 0.004))), "it")
+
+    _, *told, earlier = benchmarks.sentences(Benchmarks(tuple(map(run, range(1, 6)))))
+    assert told[0] == "test_a and 3 other tests: parameters +0.100 %, from 1,004 to 1,005, at 55555555."
+    assert (len(told), earlier) == (6, "The tables below have 2 earlier changes.")
+
+
 def lines_of(picture: str) -> list[int]:
     """Count the places that each coloured line of the lower panel joins."""
     paths = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: var\(--cnnprof-[3-6]', picture)

@@ -108,18 +108,26 @@ def sentences(record: Benchmarks) -> tuple[str, ...]:
     models = sum(timed.found is not None for timed in tests)
     of = "Every test times" if models == len(tests) else f"{models} of {units.plural(len(tests), 'test')} time"
     said = f"{of} a model{'' if models == len(tests) else '; the times of others stand alone'}."
-    steps = [step for points in series(record).values() for step in _steps(points)]
-    newest = sorted(steps, key=lambda step: -record.runs.index(step[0]))
+    steps: dict[tuple[int, str], list[str]] = {}
+    for points in series(record).values():
+        for run, change in _steps(points):
+            steps.setdefault((record.runs.index(run), change), []).append(points[0].name)
+    newest = sorted(steps.items(), key=lambda step: -step[0][0])
+    told = [f"{_together(names)}: {change}." for (_, change), names in newest[:_MOST_STEPS]]
     more = len(steps) - _MOST_STEPS
-    earlier = (f"{units.plural(more, 'earlier change')} stand in the tables below.",) if more > 0 else ()
-    return (said, *(words for _, words in newest[:_MOST_STEPS]), *earlier)
+    earlier = (f"The tables below have {units.plural(more, 'earlier change')}.",) if more > 0 else ()
+    return (said, *told, *earlier)
 
 
 _MOST_STEPS = 6
 
 
+def _together(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} other tests"
+
+
 def _steps(points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, str]]:
-    """test_forward: parameters +5.8 %, from 5,418 to 5,734, at 1a2b3c4d."""
+    """Yield parameters +5.8 %, from 5,418 to 5,734, at 1a2b3c4d."""
     known = [(point, point.timed.found) for point in points if point.timed.found]
     for (_, before), (point, now) in pairwise(known):
         changed = [
@@ -128,7 +136,7 @@ def _steps(points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, str]]:
             if then != here
         ]
         if changed:
-            yield point.run, f"{point.name}: {'; '.join(changed)}, at {point.label}."
+            yield point.run, f"{'; '.join(changed)}, at {point.label}"
 
 
 def _change(before: float, now: float) -> str:
