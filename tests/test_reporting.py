@@ -417,6 +417,16 @@ def test_worse_is_said_in_words():
     assert "1.50x slower" in words
 
 
+def test_arithmetic_that_differs_by_nothing_to_speak_of_buys_nothing():
+    def said(macs: float) -> str:
+        run = comparison("slim")
+        traded = replace(run.comparisons[0], macs=Ratio(macs), latency=TimeRatio(1.5, (1.4, 1.6), "slower", 3))
+        return tables.bottom_line(replace(run, comparisons=(traded,)))
+
+    assert said(0.5).startswith("2.0x less arithmetic buys nothing in time")
+    assert said(0.97) == ""
+
+
 # The room ------------------------------------------------------------------------------------------------------------
 
 

@@ -468,7 +468,7 @@ def bottom_line(run: Run) -> str:
         return ""
     (contrast,) = contrasts(run)
     macs, time, memory = contrast.macs.ratio, contrast.latency, contrast.training_peak_bytes.ratio
-    if not macs or macs >= 1 or time is None or time.ratio is None or time.verdict in ("inconclusive", "equal"):
+    if not macs or 1 / macs < 1.05 or time is None or time.ratio is None or time.verdict in ("inconclusive", "equal"):
         return ""
     bought = [f"{units.factor(1 / time.ratio)} in time" if time.ratio < 1 else "nothing in time"]
     if memory:
