@@ -70,7 +70,7 @@ def test_a_branch_that_only_the_origin_has_is_fetched(act, net):
 def test_a_baseline_that_is_not_written_yet_passes(act, net):
     code, summary = act("baseline.json", ARGUMENTS)
     assert code == 0
-    assert "nothing was compared" in summary
+    assert "Nothing was compared" in summary
 
 
 @pytest.mark.slow
@@ -86,7 +86,13 @@ def test_the_baseline_of_pyproject_is_taken_where_none_is_given(act, net):
 @pytest.mark.slow
 def test_what_cannot_be_gated_is_said_in_the_summary(act, net):
     code, summary = act("main", "nothing.py:Net --input-size 3x8x8 --fail-on 'params:0%'")
-    assert (code, summary) == (2, "cnnprof gate ended with code 2: the log says why.\n")
+    assert code == 2
+    assert summary.startswith("cnnprof gate ended with code 2:\n\n    cnnprof: nothing.py:Net: there is no file ")
+
+
+def test_arguments_that_cannot_be_read_are_said_in_the_summary(act):
+    code, summary = act("main", "net.py:Net --fail-on 'params:0%")
+    assert (code, summary) == (2, "cnnprof gate: these arguments cannot be read: net.py:Net --fail-on 'params:0%\n")
 
 
 def test_the_first_push_of_a_branch_has_nothing_to_compare_with(act):
