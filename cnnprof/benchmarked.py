@@ -17,10 +17,6 @@ KEY = "cnnprof"
 """Of a benchmark's extra_info, what is ours."""
 
 
-class EmptyRunError(UsageError):
-    """A run in which every benchmark failed, or none was asked for."""
-
-
 def is_stored_run(document: Any) -> bool:
     """Say whether a document is one of pytest-benchmark."""
     return isinstance(document, dict) and {"benchmarks", "machine_info"} <= document.keys()
@@ -30,7 +26,7 @@ def read(document: Mapping[str, Any], source: str) -> Benchmarks:
     """Turn a stored run into a record of it alone. Raises UsageError where it is empty, or not whole."""
     run = run_of(document, source)
     if not run.benchmarks:
-        raise EmptyRunError(f"{source}: a run of pytest-benchmark in which nothing was timed")
+        raise UsageError(f"{source}: a run of pytest-benchmark in which nothing was timed")
     return Benchmarks((run,))
 
 
@@ -49,7 +45,9 @@ def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
         )
     except UsageError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except KeyError as error:
+        raise UsageError(f"{source}: not a whole run of pytest-benchmark: it lacks {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
         raise UsageError(f"{source}: not a whole run of pytest-benchmark: {said(error)}") from None
 
 

@@ -584,10 +584,12 @@ def gate(
     _save(record, targets)
     if record.partial:
         raise typer.Exit(_complain("interrupted: what was measured by then is shown, marked partial", 130))
+    if not update:
+        raise typer.Exit(record.exit_code)
+    assert run is not None
+    assert file is not None
     with _only_json_on_stdout(as_json) as console:
-        if file is not None and run is not None and (said := _kept_baseline(run, file, update)):
-            console.print(said, soft_wrap=True)
-    raise typer.Exit(0 if update else record.exit_code)
+        console.print(_new_baseline(run, file), soft_wrap=True)
 
 
 def _configured(given: dict[str, Any]) -> dict[str, Any]:
@@ -605,14 +607,14 @@ def _configured(given: dict[str, Any]) -> dict[str, Any]:
     asked = {**configured, **given}
     lacking = [told for name, told in _GATE_NEEDS.items() if name not in asked]
     if lacking:
-        raise UsageError(f"gate lacks {', '.join(lacking)}; give it, or set it in [tool.cnnprof] of pyproject.toml")
+        raise UsageError(f"gate lacks {' and '.join(lacking)}; give it, or set it in [tool.cnnprof] of pyproject.toml")
     return asked
 
 
 _GATE_NEEDS = {
-    "models": "a MODEL, or a RUN.json",
-    "against": "--against FILE or REF",
-    "fail_on": "--fail-on LIMIT, such as params:0%",
+    "models": "a MODEL (or a RUN.json)",
+    "against": "--against FILE (or REF)",
+    "fail_on": "--fail-on LIMIT (such as params:0%)",
 }
 
 
@@ -629,7 +631,7 @@ def _gated(asked: dict[str, Any], update: bool, silent: bool) -> "tuple[Gate, Ru
     if update and not is_file:
         raise UsageError(f"--update: --against {where!r} is a revision; a file such as baseline.json was expected")
     if saved and (len(names) > 1 or not is_file):
-        raise UsageError(f"{saved[0]}: a saved run stands alone, and against another: RUN.json --against FILE.json")
+        raise UsageError(f"{saved[0]}: a saved run is held to another, and alone: {saved[0]} --against FILE.json")
     baseline = _saved_run(file) if is_file and file.is_file() else None
     if saved:
         run = _saved_run(Path(saved[0]))
@@ -645,32 +647,25 @@ def _gated(asked: dict[str, Any], update: bool, silent: bool) -> "tuple[Gate, Ru
         return replace(gating.against_revision(question, where, progress), inconclusive=outcome), None, None
 
 
-def _kept_baseline(run: "Run", file: Path, update: bool) -> str:
-    """Write a run as the baseline where that is asked for, and say what became of it.
+def _new_baseline(run: "Run", file: Path) -> str:
+    """Write a run as the baseline, and say what it holds.
 
-    Raises UsageError where that would lose a model, or hold later ones to one that failed.
+    Raises UsageError where that would lose a model or a number, or hold later ones to one that failed.
     """
-    from cnnprof import store
+    from cnnprof import store, units
+    from cnnprof.comparison.gate import lost, measured
 
-    if update:
-        failed = next((each for each in run.profiles if each.failure), None)
-        if failed is not None:
-            raise UsageError(f"--update: {failed.name} was not measured to its end: {failed.failure}; {file} stays")
-        lost = _lost(run, file)
-        if lost:
-            raise UsageError(f"--update: {file} holds {lost}, too, which would be lost; name all models, or remove it")
-        store.write_text(file, store.to_json(run))
-        return f"Baseline  {file} written: later gates are held to this."
-    return "" if file.is_file() else f"There is no baseline {file} yet, so everything passes; --update writes it."
-
-
-def _lost(run: "Run", file: Path) -> str:
-    """Name the models that a baseline holds, and a run does not."""
-    from cnnprof.comparison.gate import paired
-
-    before = _saved_run(file).profiles if file.is_file() else ()
-    kept = {each.name for each in paired(before, run.profiles).values()}
-    return ", ".join(each.name for each in before if each.name not in kept)
+    failed = next((each for each in run.profiles if each.failure), None)
+    if failed is not None:
+        raise UsageError(f"--update: {failed.name} was not measured to its end: {failed.failure}; {file} stays")
+    before = ", ".join(lost(_saved_run(file), run)) if file.is_file() else ""
+    if before:
+        todo = "name all models, and a limit on each number, or remove it"
+        raise UsageError(f"--update: {file} holds {before}, too, which would be lost; {todo}")
+    store.write_text(file, store.to_json(run))
+    held = ["counts", *dict.fromkeys(metric for each in run.profiles for metric in measured(each))]
+    models = units.plural(len(run.profiles), "model")
+    return f"Baseline  {file} written: {', '.join(held)} of {models}, to which later gates are held."
 
 
 def _saved_run(path: Path) -> "Run":
@@ -824,8 +819,8 @@ def report(
     places = _places(output)
     records = [each for path in runs for each in _loaded(path)]
     if not records:
-        raise UsageError(f"{', '.join(map(str, runs))}: nothing was timed in any run")
-    if stored := _stored(records):
+        raise UsageError(f"{', '.join(map(str, runs))}: no run is left to report")
+    if stored := _stored(records, runs[0]):
         records = [stored]
     elif len(runs) > 1 and any(place.suffix for place in places):
         records = [(runs[0], _joined(records))]
@@ -838,14 +833,13 @@ def report(
 
 
 def _loaded(path: Path) -> "Iterator[tuple[Path, Record]]":
-    """Read a file, or those of a folder, where runs in which nothing was timed are left out."""
+    """Read a file, or those of a folder, where what is no whole run is left out, and that said."""
     from cnnprof import reporting
-    from cnnprof.benchmarked import EmptyRunError
 
     for file in _saved(path):
         try:
             yield file, reporting.load(file)
-        except EmptyRunError as error:
+        except UsageError as error:
             if file == path:
                 raise
             _complain(f"{error}: it is left out", 0)
@@ -861,7 +855,7 @@ def _saved(path: Path) -> list[Path]:
     return files
 
 
-def _stored(records: "Sequence[tuple[Path, Record]]") -> "tuple[Path, Record] | None":
+def _stored(records: "Sequence[tuple[Path, Record]]", asked: Path) -> "tuple[Path, Record] | None":
     """Put what pytest-benchmark stored into one record, beside the name of its report; None where there is more."""
     from cnnprof.benchmarked import together
     from cnnprof.records import Benchmarks
@@ -870,7 +864,8 @@ def _stored(records: "Sequence[tuple[Path, Record]]") -> "tuple[Path, Record] | 
     if len(stored) < len(records):
         return None
     first = records[0][0]
-    return (first if len(stored) == 1 else first.with_name("benchmarks.json")), together(stored)
+    folder = asked if asked.is_dir() else first.parent
+    return (first if len(stored) == 1 else folder / "benchmarks.json"), together(stored)
 
 
 def _joined(records: "Sequence[tuple[Path, Record]]") -> "Run":

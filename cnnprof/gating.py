@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cnnprof import footprint, machine, origin, profiling, statistics, timing
-from cnnprof.comparison.gate import Terms, held, is_open, of_runs, settled, unsettled
+from cnnprof.comparison.gate import Terms, cut_short, held, is_open, of_runs, settled, unsettled
 from cnnprof.comparison.limits import PEAKS, TIMES, Limit, that_hold
 from cnnprof.comparison.ratios import by_sessions, contrast
 from cnnprof.errors import Interrupted, NoSuchModelError, UsageError
@@ -109,8 +109,8 @@ def against_run(asked: Asked, baseline: Run | None, source: str, progress: Progr
     try:
         run = taken(asked, progress)
     except Interrupted as interrupted:
-        gate = of_runs(asked.limits, baseline, interrupted.run, source, asked.time_s)
-        raise Interrupted(replace(gate, partial=True)) from None
+        gate = of_runs(asked.limits, baseline, interrupted.run, source)
+        raise Interrupted(cut_short(gate)) from None
     gate = of_runs(asked.limits, baseline, run, source, asked.time_s)
     if is_open(gate, ("failed",)):
         gate = _settled(gate, lambda: of_runs(asked.limits, baseline, _taken_apart(asked), source, asked.time_s), False)
@@ -122,7 +122,7 @@ def _settled(gate: Gate, measure: Callable[[], Gate], independent: bool = True) 
     try:
         return settled(gate, measure(), independent)
     except KeyboardInterrupt:
-        raise Interrupted(replace(gate, partial=True)) from None
+        raise Interrupted(cut_short(gate)) from None
     except UsageError as error:
         return unsettled(gate, str(error))
 
@@ -174,11 +174,12 @@ def _described(subject: Subject, asked: Asked) -> Candidate:
 
 def _document(candidates: Sequence[Candidate], settings: Settings) -> Run:
     first, *others = candidates
+    described = machine.describe(settings.device, settings.allocator)
     start: dict[str, Any] = {
         "command": origin.command(),
         "commit": origin.commit(),
         "created": origin.now(),
-        "machine": machine.describe(settings.device, settings.allocator),
+        "machine": replace(described, threads=settings.threads or described.threads),
         "settings": settings,
     }
     if not others:
@@ -216,7 +217,7 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
         try:
             then: _Opened = workers[0].result()
         except UsageError as error:
-            raise UsageError(f"{revision}: {error}") from None
+            raise UsageError(f"{revision}, of which there is what git holds: {error}") from None
         before, now = then.described, here.described
         calls = {key: how for key, how in here.timed.items() if key in then.timed}
         times: Times = {}, {}
@@ -232,7 +233,7 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
     doubts = (*_about(here, working), *gate.doubts)
     gate = replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))
     if interrupted:
-        raise Interrupted(replace(gate, partial=True))
+        raise Interrupted(cut_short(gate))
     return gate
 
 

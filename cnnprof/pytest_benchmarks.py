@@ -6,6 +6,7 @@ PYTEST_DONT_REWRITE
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +85,10 @@ class Session:
     def judge(self) -> int:
         """Hold what was found to the limits; return pytest's exit status."""
         if not self.found:
-            why = "; benchmarks are disabled, as they are in several processes" if self.disabled else ""
-            self.said.append(f"no model was timed: every number passes{why}")
-        elif not self.stored:
-            self.said.append("there is no stored run of a model: every number passes; --benchmark-autosave stores one")
+            why = "; benchmarks are disabled, by an option or by pytest-xdist" if self.disabled else ""
+            self.said.append(f"no model was timed: nothing was held to them{why}")
+        elif not self.found.keys() & self.stored.keys():
+            self.said.append("no stored run holds these models: every number passes; --benchmark-autosave stores one")
         else:
             against = ", ".join(dict.fromkeys(self.source[test] for test in self.found if test in self.source))
             self.gate = benchmarks.held(self.limits, self.stored, self.found, against, self.inconclusive)
@@ -164,6 +165,8 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
         loss: "Loss | str | None" = None,
         **options: Any,
     ) -> None:
+        from pytest_benchmark.fixture import FixtureAlreadyUsed
+
         from cnnprof.rounds import benchmarked as timed
         from cnnprof.subjects import settings_of, subject_of
 
@@ -174,11 +177,14 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
             seconds, rounds = float(_option(request, "max_time")), int(_option(request, "min_rounds"))
             _check_timer(benchmark)
             found = timed(benchmark, subject, settings, loss, seconds, rounds)
+        except FixtureAlreadyUsed:
+            problem = "cnnprof_benchmark: this test has timed something already; one model a test was expected"
         except UsageError as error:
             problem = str(error)
         if problem:  # out here, so that pytest shows no exception behind it
             benchmark.disabled = True
-            benchmark.pedantic(lambda: None)  # else pytest-benchmark warns of a fixture that was not used
+            with suppress(FixtureAlreadyUsed):
+                benchmark.pedantic(lambda: None)  # else pytest-benchmark warns of a fixture that was not used
             pytest.fail(problem, pytrace=False)
         if found is not None:
             document = store.as_part(found)

@@ -31,7 +31,11 @@ def working_tree() -> Checkout:
     """Return the working tree that the current folder is in. Raises UsageError where there is none."""
     folder = Path.cwd().resolve()
     root = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
-    return Checkout(root, folder, _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"))
+    try:
+        commit = _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    except _RefusedError:
+        raise UsageError(f"--against a revision: {root} has no commit yet; a run's .json was expected") from None
+    return Checkout(root, folder, commit)
 
 
 def commit_of(revision: str) -> str:
@@ -39,9 +43,11 @@ def commit_of(revision: str) -> str:
     try:
         return _git(Path.cwd(), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     except _RefusedError:
+        is_folder = revision and Path(revision).is_dir()
+        found = "a folder" if is_folder else "neither a file nor a revision of this repository"
+        expected = "a run's .json, or a branch, tag or commit that is here"
         raise UsageError(
-            f"--against {revision!r}: neither a file nor a revision of this repository; a run's .json, or a branch, "
-            "tag or commit that is here was expected (in a shallow clone: git fetch it first)"
+            f"--against {revision!r}: {found}; {expected} was expected (in a shallow clone: git fetch it first)"
         ) from None
 
 

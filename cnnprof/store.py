@@ -91,8 +91,8 @@ def _from_document(document: Any, source: str, kinds: Mapping[str, type]) -> obj
     schema = document.get("schema") if isinstance(document, dict) else None
     kind, _, version = str(schema).removeprefix("cnnprof.").partition("/")
     if not str(schema).startswith("cnnprof.") or kind not in kinds:
-        known = ", ".join(f"cnnprof.{name}/{VERSION}" for name in kinds)
-        raise UsageError(f"{source}: its schema is {schema!r}; this cnnprof reads {known}")
+        usual = f"cnnprof.{next(iter(kinds))}/{VERSION}"
+        raise UsageError(f"{source}: its schema is {schema!r}; one such as {usual} was expected")
     if version != str(VERSION):
         raise UsageError(f"{source}: schema {schema} is not of this cnnprof, which reads cnnprof.{kind}/{VERSION}")
     try:
@@ -197,17 +197,22 @@ def _build(kind: Any, value: Any, where: str = "it") -> Any:
     cls = origin or kind
     if dataclasses.is_dataclass(cls):
         _check(isinstance(value, dict), where, "an object", value)
-        return _record(cls, arguments, value)
+        return _record(cls, arguments, value, where)
     wanted = (int, float) if kind is float else (kind,)
     _check(isinstance(value, wanted) and isinstance(value, bool) == (kind is bool), where, kind.__name__, value)
     return value
 
 
-def _record(cls: Any, arguments: tuple[Any, ...], value: dict[str, Any]) -> Any:
+def _record(cls: Any, arguments: tuple[Any, ...], value: dict[str, Any], where: str) -> Any:
     parameters: tuple[Any, ...] = vars(cls).get("__parameters__", ())
     given = dict(zip(parameters, arguments, strict=True)) if arguments else {}
     hints = _hints(cls)
-    names = [field.name for field in dataclasses.fields(cls) if field.name in value]
+    fields = dataclasses.fields(cls)
+    names = [field.name for field in fields if field.name in value]
+    for field in fields:
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in value:
+            raise ValueError(f"{where} lacks {field.name!r}")
     return cls(**{name: _build(_filled_in(hints[name], given), value[name], name) for name in names})
 
 

@@ -160,9 +160,11 @@ def points(difference: float, interval: tuple[float, float] | None = None) -> st
 
 
 def change(share: float, interval: tuple[float, float] | None = None) -> str:
-    """0.0312, (0.012, 0.05) -> +3.1 % [1.2, 5.0]; a change too small for one decimal gets as many as show it."""
-    decimals = 1 if not share or abs(share) >= 0.001 else min(9, 1 - math.floor(math.log10(abs(share) * 100)))
-    words = f"{100 * share:+,.{decimals}f} %" if share else "0 %"
+    """0.0312, (0.012, 0.05) -> +3.1 % [1.2, 5.0]; one decimal, or as many as show it, or the width of its interval."""
+    shown = abs(share) if interval is None else interval[1] - interval[0]
+    decimals = 1 if not shown or shown >= 0.001 else min(9, 1 - math.floor(math.log10(shown * 100)))
+    rounded = round(100 * share, decimals)
+    words = f"{rounded:+,.{decimals}f} %" if rounded else "0 %"
     return words if interval is None else f"{words} {span((100 * interval[0], 100 * interval[1]), decimals)}"
 
 

@@ -189,15 +189,24 @@ def test_several_runs_make_one_report(typed, tmp_path):
     code, out, _ = typed("report", tmp_path)
     assert code == 0
     assert "benchmarks.html" in out
-    assert "10 (+" not in (folder / "benchmarks.md").read_text()
-    assert "20 (+100.0 %)" in (folder / "benchmarks.md").read_text()
-    assert "<svg" in (folder / "benchmarks.html").read_text()
+    assert "10 (+" not in (tmp_path / "benchmarks.md").read_text()
+    assert "20 (+100.0 %)" in (tmp_path / "benchmarks.md").read_text()
+    assert "<svg" in (tmp_path / "benchmarks.html").read_text()
     files = sorted(folder.glob("0*.json"))
     assert typed("report", *files, "-o", tmp_path / "both.csv")[0] == 0
     rows = (tmp_path / "both.csv").read_text().splitlines()
     assert len(rows) == 3
     assert typed("report", files[0])[0] == 0
     assert (folder / "0001_run.html").exists()
+
+
+def test_a_run_of_a_folder_that_is_cut_off_is_left_out_and_that_is_said(typed, tmp_path):
+    saved(tmp_path, *(document(day, entry("test_net", 0.004, model(10, 10, 0.004))) for day in (1, 2)))
+    (tmp_path / "0003_run.json").write_text((tmp_path / "0002_run.json").read_text()[:99])
+    code, _, err = typed("report", tmp_path)
+    assert (code, err.count("\n")) == (0, 1)
+    assert "0003_run.json: not JSON, or cut off" in err
+    assert "Benchmarks over 2 runs" in (tmp_path / "benchmarks.md").read_text()
 
 
 def test_a_record_of_runs_is_read_again():
@@ -211,7 +220,7 @@ def test_a_record_of_runs_is_read_again():
         ("", "not JSON, or cut off"),
         (json.dumps(document(1, entry("test_net", 1.0)))[:-40], "not JSON, or cut off"),
         (json.dumps(document(1)), "a run of pytest-benchmark in which nothing was timed"),
-        ('{"machine_info": {}, "benchmarks": [{"fullname": "a", "extra_info": {}}]}', "not a whole run of pytest-b"),
+        ('{"machine_info": {}, "benchmarks": [{"fullname": "a"}], "datetime": ""}', "it lacks 'stats'"),
         ('{"machine_info": [], "benchmarks": 5, "datetime": ""}', "not a whole run of pytest-benchmark"),
         (
             json.dumps(document(1, entry("a", 1.0) | {"stats": {"median": "x", "iqr": 1, "rounds": 1}})),

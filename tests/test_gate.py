@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cnnprof
-from cnnprof import statistics
+from cnnprof import statistics, units
 from cnnprof.comparison import gate, limits
 from cnnprof.comparison.ratios import in_two_processes
 from cnnprof.errors import UsageError
@@ -341,6 +341,34 @@ def test_times_of_other_settings_are_not_compared():
     )
     (result,) = gate.of_runs([limits.parsed("latency:5%")], before, now, "f").results
     assert (result.verdict, result.message) == ("skipped", "it was measured otherwise: threads None, and now 1")
+    now = replace(now, machine=replace(MACHINE, threads=1))
+    found = gate.of_runs([limits.parsed("latency:5%")], before, now, "f")
+    assert found.results[0].message == "it was measured otherwise: threads 2, and now 1"
+    assert gated.headline(found) == "Nothing was compared: 1 skipped."
+    assert gated.sentences(found) == ("net, forward: it was measured otherwise: threads 2, and now 1.",)
+
+
+def test_a_gate_that_is_cut_short_leaves_open_what_had_not_passed():
+    found = gate.cut_short(one_of(1.2))
+    assert found.partial
+    assert [(each.verdict, each.message) for each in found.results] == [
+        ("passed", ""),
+        ("inconclusive", "measuring it was interrupted"),
+    ]
+    assert gate.cut_short(one_of(1.0)).results == one_of(1.0).results
+
+
+def test_what_a_new_baseline_would_lose_is_named():
+    peak = Memory(100, 0)
+    before = run_of(timed(*STEADY, name="a"), candidate("b", memory=ByMode(training=peak)), candidate("c"))
+    now = run_of(candidate("a", memory=ByMode(inference=peak)), candidate("b", memory=ByMode(training=peak)))
+    assert gate.lost(before, now) == ("c", "latency of a")
+    assert gate.lost(now, now) == ()
+
+
+def test_layers_of_models_that_are_fed_otherwise_have_not_changed():
+    found = gate.of_runs([limits.parsed("macs:0%")], run_of(candidate()), run_of(candidate(size=(3, 64, 64))), "f")
+    assert (found.results[0].verdict, found.changes) == ("failed", ())
 
 
 def run_of(*candidates):
@@ -406,7 +434,8 @@ def test_exit_codes_are_those_of_what_was_found():
 def test_without_a_baseline_everything_passes_and_that_is_said():
     found = gate.of_runs([limits.parsed("params:0%")], None, run_of(candidate()), "base.json")
     assert (found.exit_code, found.results) == (0, ())
-    assert "nothing was compared" in found.doubts[0].message
+    assert [each.about for each in found.doubts] == ["base.json"]
+    assert "Nothing was compared: every number passes." in str(found)
 
 
 # What people read ----------------------------------------------------------------------------------------------------
@@ -437,6 +466,12 @@ def test_the_markdown_has_a_row_a_model_and_the_layers_that_changed(tmp_path):
 def test_a_gate_is_saved_in_every_form(tmp_path, suffix):
     path = cnnprof.save(failing(), tmp_path / f"gate{suffix}")
     assert "conv1" in path.read_text()
+
+
+def test_an_interval_says_as_many_decimals_as_it_is_wide():
+    assert units.change(0.00045, (-0.013, 0.01519)) == "0 % [-1.3, 1.5]"
+    assert units.change(0.00045) == "+0.045 %"
+    assert units.change(0.0004, (0.0003, 0.0005)) == "+0.040 % [0.030, 0.050]"
 
 
 def test_models_that_share_a_reason_share_a_sentence_and_only_they_are_in_the_title():

@@ -49,7 +49,7 @@ LIMITS = ["--fail-on", "params:0%", "--fail-on", "macs:0%", "--fail-on", "peak_b
 def test_a_baseline_is_written_kept_to_and_written_anew(run):
     code, out, _ = run("gate", *NET_AT, "--against", "base.json", *LIMITS)
     assert code == 0
-    assert "There is no baseline base.json yet" in out
+    assert "base.json: it is not there yet; --update writes it" in out
     assert not Path("base.json").exists()
     assert run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--update")[0] == 0
     code, out, err = run("gate", "net.py:Net", "--against", "base.json", *LIMITS)
@@ -116,11 +116,11 @@ def test_a_table_that_says_something_else_is_refused(run, table, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["gate"], "gate lacks a MODEL, or a RUN.json, --against FILE or REF, --fail-on LIMIT"),
+        (["gate"], "gate lacks a MODEL (or a RUN.json) and --against FILE (or REF) and --fail-on LIMIT"),
         (["gate", "net.py:Net", "--against", "main", "--fail-on", "speed:5%"], "no metric 'speed'"),
         (["gate", "net.py:Net", "--against", "nosuch", *LIMITS], "neither a file nor a revision"),
         (["gate", "net.py:Net", "--against", "main", *LIMITS, "--update"], "is a revision"),
-        (["gate", "a.json", "--against", "main", *LIMITS], "a saved run stands alone"),
+        (["gate", "a.json", "--against", "main", *LIMITS], "a saved run is held to another, and alone"),
         (["gate", "a.json", "--against", "b.json", *LIMITS], "a.json: cannot be read"),
         (["gate", "net.py:Net", "net.py:Net", "--against", "main", *LIMITS], "is asked for twice"),
     ],

@@ -297,7 +297,7 @@ def test_what_did_not_change_passes(suite):
 def test_without_a_stored_run_everything_passes_and_it_is_said(suite):
     result = suite("--benchmark-autosave", "--cnnprof-fail-on=params:0%")
     assert result.ret == 0
-    assert "there is no stored run of a model: every number passes; --benchmark-autosave" in result.stdout.str()
+    assert "no stored run holds these models: every number passes; --benchmark-autosave" in result.stdout.str()
 
 
 def test_times_of_another_machine_are_not_compared_but_counts_are(suite):
@@ -344,6 +344,18 @@ def test_a_limit_on_layers_that_are_not_there_is_wrong_usage(suite):
     result = suite("--cnnprof-fail-on=net.py:net/7/params:0%")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "no model, test or layer of that name has one" in " ".join(result.stdout.str().split())
+
+
+@pytest.mark.parametrize("first", ["benchmark(sum, [1])", "cnnprof_benchmark('net.py:net', (3, 8, 8))"])
+def test_a_second_model_in_one_test_is_refused_in_a_line(suite, first):
+    (suite.folder / "test_it.py").write_text(
+        f"def test_net(benchmark, cnnprof_benchmark):\n    {first}\n    cnnprof_benchmark('net.py:net', (3, 8, 8))\n"
+    )
+    result = suite()
+    result.assert_outcomes(failed=1)
+    assert "this test has timed something already" in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+    assert "rounds.py" not in result.stdout.str()
 
 
 def test_a_stored_run_that_is_not_there_is_wrong_usage(suite):

@@ -120,6 +120,19 @@ def test_a_revision_that_is_none_is_refused(repository, revision):
     assert left_over(repository) == 0
 
 
+def test_a_folder_is_no_revision(repository):
+    (repository / "there").mkdir()
+    with pytest.raises(UsageError, match="'there': a folder;"):
+        revisions.commit_of("there")
+
+
+def test_a_repository_without_a_commit_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    with pytest.raises(UsageError, match="has no commit yet"), revisions.checked_out("HEAD"):
+        pass
+
+
 def test_no_repository_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="not a git repository"), revisions.checked_out("HEAD"):

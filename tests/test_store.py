@@ -55,7 +55,7 @@ def test_keys_that_are_new_are_passed_over(run):
         ("[]", "its schema is None"),
         ('{"schema": "cnnprof.comparison/2"}', "reads cnnprof.comparison/1"),
         ('{"schema": "other/1"}', "its schema is 'other/1'"),
-        ('{"schema": "cnnprof.comparison/1"}', "not a whole cnnprof.comparison/1 document"),
+        ('{"schema": "cnnprof.comparison/1"}', "not a whole cnnprof.comparison/1 document: it lacks 'command'"),
     ],
 )
 def test_what_is_not_ours_is_refused(text, said, tmp_path):

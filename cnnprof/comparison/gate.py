@@ -51,7 +51,7 @@ class Terms:
         sides = zip(run, pair, strict=True)
         then, now = (vars(settings.of(each.settings)) | {"batch_size": each.batch_size} for settings, each in sides)
         name = next((name for name in names if then[name] != now[name]), None)
-        return f"it was measured otherwise: {name} {then[name]}, and now {now[name]}" if name else ""
+        return _otherwise(name, then[name], now[name]) if name else ""
 
 
 _OF_STEPS = ("optimizer", "accumulate", "loss")
@@ -77,20 +77,51 @@ def of_runs(
     """Hold one run to another, or to nothing yet. Times of machines, or of settings, that differ are not compared."""
     terms = Terms(time_ratio, measured_s, hint="--update adds it")
     if baseline is None:
-        return held(limits, (), run, against, terms)
-    machines = differing(baseline.machine, run.machine)
-    why = f"its machine is another: {', '.join(machines)}" if machines else ""
-    terms = replace(terms, why_no_time=why, settings=(baseline.settings, run.settings))
+        gate = held(limits, (), run, against, terms)
+        none = Doubt(against, "it is not there yet", "--update writes it")
+        return replace(gate, doubts=(none, *_doubts(run)))
+    terms = replace(terms, why_no_time=_elsewhere(baseline, run), settings=(baseline.settings, run.settings))
     gate = held(limits, baseline.profiles, run, against, terms)
     sides = {"the baseline": baseline, "this run": run}
     broken_off = [Doubt(name, "measuring it was interrupted") for name, side in sides.items() if side.partial]
     return replace(gate, doubts=(*broken_off, *gate.doubts))
 
 
+def measured(candidate: Candidate) -> tuple[str, ...]:
+    """Name what a run holds of a model beside its counts, which every run has."""
+    peaks = [metric for metric, mode in PEAKS.items() if candidate.memory[mode] is not None]
+    return (*peaks, *(metric for metric, mode in TIMES.items() if candidate.latency[mode] is not None))
+
+
+def lost(baseline: Run, run: Run) -> tuple[str, ...]:
+    """Name models, and numbers of models, that a baseline holds and a run does not."""
+    kept = {before.name: measured(now) for before, now in _pairs(baseline.profiles, run.profiles)}
+    models = [each.name for each in baseline.profiles if each.name not in kept]
+    numbers = [
+        f"{metric} of {each.name}"
+        for each in baseline.profiles
+        for metric in measured(each)
+        if metric not in kept.get(each.name, measured(each))
+    ]
+    return (*models, *numbers)
+
+
+def _elsewhere(baseline: Run, run: Run) -> str:
+    """Say how machines differ, and what they were told; empty where they do not."""
+    names = differing(baseline.machine, run.machine)
+    told = [name for name in names if name in ("threads", "allocator")]
+    if told == [*names]:
+        return "; ".join(_otherwise(name, *(getattr(each.machine, name) for each in (baseline, run))) for name in told)
+    return f"its machine is another: {', '.join(names)}"
+
+
+def _otherwise(name: str, then: object, now: object) -> str:
+    return f"it was measured otherwise: {name} {then}, and now {now}"
+
+
 def held(limits: Sequence[Limit], baseline: Sequence[Candidate], run: Run, against: str, terms: Terms) -> Gate:
     """Hold a run to what models were before; see `judged`."""
-    before = paired(baseline, run.profiles)
-    pairs = [(before[each.name], each) for each in run.profiles if each.name in before]
+    pairs = _pairs(baseline, run.profiles)
     return Gate(
         command=origin.command(),
         commit=run.commit,
@@ -99,7 +130,7 @@ def held(limits: Sequence[Limit], baseline: Sequence[Candidate], run: Run, again
         models=tuple(candidate.name for candidate in run.profiles),
         limits=tuple(map(str, limits)),
         results=judged(limits, baseline, run.profiles, terms),
-        changes=tuple(change for pair in pairs for change in changes(pair)),
+        changes=tuple(change for pair in pairs if not _other_inputs(*pair) for change in changes(pair)),
         times=tuple(
             GateTimes(now.name, mode, then, latency)
             for before, now in pairs
@@ -132,8 +163,7 @@ def judged(
     for a limit that is on no model and no layer.
     """
     before = paired(baseline, candidates)
-    pairs = [(before[each.name], each) for each in candidates if each.name in before]
-    _refuse_idle(limits, [*baseline, *candidates], pairs, terms)
+    _refuse_idle(limits, [*baseline, *candidates], _pairs(baseline, candidates), terms)
     results: list[GateResult] = []
     for candidate in candidates:
         mine = that_hold(limits, candidate.name)
@@ -190,6 +220,13 @@ def settled(gate: Gate, again: Gate, independent: bool = True) -> Gate:
     return replace(gate, results=results, times=(*gate.times, *again.times), doubts=doubts)
 
 
+def cut_short(gate: Gate) -> Gate:
+    """Mark a gate partial: times are open where they had not passed by then."""
+    said = "measuring it was interrupted"
+    results = (replace(each, verdict="inconclusive", message=said) if _is_open(each) else each for each in gate.results)
+    return replace(gate, results=tuple(results), partial=True)
+
+
 def unsettled(gate: Gate, why: str) -> Gate:
     """Leave open what only a second measurement would have settled, and say why there was none."""
     return replace(gate, results=tuple(_alone(each, why) if _is_open(each) else each for each in gate.results))
@@ -221,6 +258,11 @@ def _settled(first: GateResult, second: GateResult, independent: bool) -> GateRe
         candidate=_mean(first.candidate, second.candidate),
         message=said,
     )
+
+
+def _pairs(baseline: Sequence[Candidate], candidates: Sequence[Candidate]) -> list[Pair]:
+    before = paired(baseline, candidates)
+    return [(before[each.name], each) for each in candidates if each.name in before]
 
 
 def _mean(first_s: float | None, second_s: float | None) -> float | None:
@@ -419,7 +461,10 @@ def _side(bounds: statistics.Interval, limit: float) -> GateVerdict:
     return "passed" if bounds[1] <= limit else "failed" if bounds[0] > limit else "inconclusive"
 
 
-NEAR = "it lies so near its limit that no --time would tell; several gates, or another limit, would"
+NEAR = (
+    "processes of the same code differ by as much as lies between it and its limit: no --time would tell; several "
+    "gates, or another limit, would"
+)
 FAR = "no --time would tell: the baseline is as uncertain; --against REVISION times both side by side"
 
 

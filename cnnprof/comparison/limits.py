@@ -53,8 +53,8 @@ def parsed(text: str) -> Limit:
     metric = match["metric"].replace("-", "_")
     if metric not in METRICS:
         near = get_close_matches(metric, METRICS, 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"limit {text!r}: no metric {match['metric']!r}; {meant}There are {', '.join(METRICS)}")
+        meant = f"did you mean {near[0]}? There" if near else "there"
+        raise UsageError(f"limit {text!r}: no metric {match['metric']!r}; {meant} are {', '.join(METRICS)}")
     return Limit(metric, Fraction(match["percent"]) / 100, (match["where"] or "").removesuffix("/"))
 
 

@@ -21,12 +21,19 @@ LABELS = {
     "latency": "forward",
     "training_latency": "training step",
 }
-_WORDS = {0: "Passed", 1: "Not passed", 3: "Inconclusive"}
+_WORDS = {1: "Not passed", 3: "Inconclusive"}
 
 
 def outcome(record: Gate) -> str:
     """Say in a word or two what came out."""
-    return "Interrupted" if record.partial else _WORDS[record.exit_code]
+    verdicts = {result.verdict for result in record.results}
+    if record.partial:
+        return "Interrupted"
+    if record.exit_code in _WORDS:
+        return _WORDS[record.exit_code]
+    if verdicts <= {"skipped"}:
+        return "Nothing was compared"
+    return "Passed, as what is inconclusive passes" if "inconclusive" in verdicts else "Passed"
 
 
 def title(record: Gate) -> str:
@@ -56,14 +63,14 @@ def header(record: Gate) -> str:
 def headline(record: Gate) -> str:
     """Not passed: 5 passed, 1 failed."""
     if not record.results and not record.partial:
-        return "There was nothing to compare with: every number passes."
+        return "Nothing was compared: every number passes."
     return f"{outcome(record)}: {counts(record.results)}."
 
 
 def sentences(record: Gate) -> tuple[str, ...]:
-    """Say what failed or is open, each in a sentence; models that share a reason share one."""
+    """Say what failed, is open or was not compared, each in a sentence; models that share a reason share one."""
     found: dict[str, list[str]] = {}
-    for verdict in ("failed", "inconclusive"):
+    for verdict in ("failed", "inconclusive", "skipped"):
         for result in record.results:
             if result.verdict == verdict:
                 found.setdefault(_said(result), []).append(result.model)
