@@ -122,6 +122,16 @@ def test_measured_peaks_are_numbers(quick):
     assert 1e-8 < found.call_s < 1e-3
 
 
+def test_larger_products_are_not_tried_where_they_would_take_long(quick, monkeypatch):
+    def sides() -> set[int]:
+        return {product.side for product in roofline.peaks("cpu").products}
+
+    monkeypatch.setattr(roofline, "SIDES", {"cpu": (8, 256)})  # of which the larger is the faster
+    assert sides() == {256}
+    monkeypatch.setattr(roofline, "PATIENCE_S", 0.0)
+    assert sides() == {8}
+
+
 def test_a_profile_against_the_roof(quick, tmp_path):
     run = cnnprof.profile("cnn", batch_size=2, modes=("inference",), time_s=0.3, roofline=True)
     (candidate,) = run.profiles

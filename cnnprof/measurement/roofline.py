@@ -14,13 +14,15 @@ from cnnprof.measurement.latency import Clock as _Clock
 from cnnprof.records import Bandwidth, Peaks, Product
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-SIDES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192)}
-"""Of the square matrices: large enough for every core, small enough for seconds."""
+SIDES = {"cpu": (512, 1024, 2048, 3072), "cuda": (4096, 8192)}
+"""Of the square matrices, rising: large enough for every core, small enough for seconds."""
 WORKING_SETS = tuple(2**power for power in range(16, 31))
 """64 KiB to 1 GiB."""
 SAMPLE_S = 1e-3
 POINT_S = 0.15
 """Spent on each figure, and at least three samples."""
+PATIENCE_S = 0.5
+"""A larger product that would take longer is not tried: processors without float16 take minutes for it."""
 
 
 def peaks(device: str = "cpu", progress: Callable[[float], None] = lambda share: None) -> Peaks:
@@ -59,9 +61,12 @@ def _product(timer: Timer, device: str, dtype: str, sides: tuple[int, ...]) -> P
     """Multiply square matrices of N x N: 2 N^3 FLOPs."""
     best = Product(dtype, 0.0, 0)
     for side in sides:
+        flops = 2 * side**3
+        if best.side and flops > PATIENCE_S * best.flops_per_s:
+            break
         matrix = torch.full((side, side), 0.5, dtype=getattr(torch, dtype), device=device)
         out = torch.empty_like(matrix)
-        flops_per_s = 2 * side**3 / _best_s(timer, lambda: torch.mm(matrix, matrix, out=out))  # noqa: B023  # called now
+        flops_per_s = flops / _best_s(timer, lambda: torch.mm(matrix, matrix, out=out))  # noqa: B023  # called now
         best = max(best, Product(dtype, flops_per_s, side), key=lambda product: product.flops_per_s)
     return best
 
