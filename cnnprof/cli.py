@@ -655,6 +655,8 @@ def _new_baseline(run: "Run", file: Path) -> str:
     from cnnprof import store, units
     from cnnprof.comparison.gate import lost, measured
 
+    if run.partial:
+        raise UsageError(f"--update: this run was interrupted; {file} stays")
     failed = next((each for each in run.profiles if each.failure), None)
     if failed is not None:
         raise UsageError(f"--update: {failed.name} was not measured to its end: {failed.failure}; {file} stays")
@@ -822,7 +824,7 @@ def report(
         raise UsageError(f"{', '.join(map(str, runs))}: no run is left to report")
     if stored := _stored(records, runs[0]):
         records = [stored]
-    elif len(runs) > 1 and any(place.suffix for place in places):
+    elif len(records) > 1 and any(place.suffix for place in places):
         records = [(runs[0], _joined(records))]
     for path, record in records:
         targets = _targets(places, path.stem) or [path.with_suffix(".md"), path.with_suffix(".html")]
@@ -863,9 +865,9 @@ def _stored(records: "Sequence[tuple[Path, Record]]", asked: Path) -> "tuple[Pat
     stored = [record for _, record in records if isinstance(record, Benchmarks)]
     if len(stored) < len(records):
         return None
-    first = records[0][0]
-    folder = asked if asked.is_dir() else first.parent
-    return (first if len(stored) == 1 else folder / "benchmarks.json"), together(stored)
+    if asked.is_dir():
+        return asked / "benchmarks.json", together(stored)
+    return (asked if len(stored) == 1 else asked.with_name("benchmarks.json")), together(stored)
 
 
 def _joined(records: "Sequence[tuple[Path, Record]]") -> "Run":

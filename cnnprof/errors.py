@@ -11,6 +11,10 @@ class NoSuchModelError(UsageError):
     """A MODEL whose file, module or name in it is not there."""
 
 
+class ElsewhereError(RuntimeError):
+    """What another process raised, in its words: type and text."""
+
+
 class NotFiniteError(ArithmeticError):
     """A loss that is no number any more."""
 
@@ -46,4 +50,6 @@ LONGEST = 240
 
 def said(error: BaseException) -> str:
     """Return an error in one line: its type and the first line of its text; our own lines as they are."""
-    return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {first_line(error)}"
+    return (
+        str(error) if isinstance(error, UsageError | ElsewhereError) else f"{type(error).__name__}: {first_line(error)}"
+    )

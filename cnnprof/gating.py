@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from cnnprof import footprint, machine, origin, profiling, statistics, timing
+from cnnprof import footprint, machine, origin, profiling, timing
 from cnnprof.comparison.gate import Terms, cut_short, held, is_open, of_runs, settled, unsettled
 from cnnprof.comparison.limits import PEAKS, TIMES, Limit, that_hold
-from cnnprof.comparison.ratios import by_sessions, contrast
+from cnnprof.comparison.ratios import contrast
 from cnnprof.errors import Interrupted, NoSuchModelError, UsageError
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
@@ -60,7 +60,12 @@ class Asked:
     @property
     def time_s(self) -> float:
         """Seconds of measuring."""
-        return self.settings.time_s or max(10.0, 5.0 * len(self.models))
+        return self.settings.time_s or self.usual_time_s
+
+    @property
+    def usual_time_s(self) -> float:
+        """Seconds that are measured where none are asked for."""
+        return max(10.0, 5.0 * len(self.models))
 
     def subject(self, name: str, model: str) -> Subject:
         """Build a model."""
@@ -76,12 +81,19 @@ def asked(models: Sequence[str], limits: Sequence[Limit], options: Mapping[str, 
     given["time_s"] = options.get("time")
     settings = settings_of(size, batch, given, loss)
     question = Asked(named(models), tuple(limits), settings, loss)
-    return replace(question, settings=replace(settings, modes=question.times or settings.modes, time_s=question.time_s))
+    modes = question.times or settings.modes
+    return replace(question, settings=replace(settings, modes=modes, time_s=question.time_s, ci=_WHOLE_TIME))
+
+
+_WHOLE_TIME = 0.0
+"""No interval is so narrow that measuring ends early."""
 
 
 def _here(settings: Settings) -> Settings:
     """Leave the device open where this machine does not have it: what needs no clock is compared all the same."""
-    return settings if settings.device == "cpu" or torch.cuda.is_available() else replace(settings, device="auto")
+    asked = torch.device(settings.device)
+    there = asked.type == "cpu" or (asked.index or 0) < torch.cuda.device_count()
+    return settings if there else replace(settings, device="auto")
 
 
 _KEPT = ("device", "dtype", "amp", "channels_last", "compile", "threads", "seed", "allocator")
@@ -109,7 +121,7 @@ def against_run(asked: Asked, baseline: Run | None, source: str, progress: Progr
     try:
         run = taken(asked, progress)
     except Interrupted as interrupted:
-        gate = of_runs(asked.limits, baseline, interrupted.run, source)
+        gate = of_runs(asked.limits, baseline, interrupted.run, source, asked.time_s)
         raise Interrupted(cut_short(gate)) from None
     gate = of_runs(asked.limits, baseline, run, source, asked.time_s)
     if is_open(gate, ("failed",)):
@@ -149,23 +161,30 @@ def taken(asked: Asked, progress: Progress = _silent) -> Run:
         if asked.times:
             stream = timing.Workbench(subjects, asked.settings, asked.loss).sessions()
             try:
-                for known in timing.timed(candidates, stream, asked.settings, latency.Clock(), _PLAN, progress):
+                for known in timing.timed(candidates, stream, asked.settings, latency.Clock(), _plan(asked), progress):
                     candidates = known
             except KeyboardInterrupt:
                 raise Interrupted(_document(list(candidates.values()), asked.settings)) from None
         return _document(list(candidates.values()), asked.settings)
 
 
-_PLAN = timing.Plan(sessions=20, followed_by=0.0, making_counts=False)
+def _plan(asked: Asked) -> timing.Plan:
+    """Cut the time into sessions as long as those of the usual time, so that a longer one has more of them."""
+    sessions = round(SESSIONS * max(1.0, asked.time_s / asked.usual_time_s))
+    return timing.Plan(sessions, followed_by=0.0, making_counts=False)
+
+
+SESSIONS = 20
+"""In the usual time."""
 
 
 def _described(subject: Subject, asked: Asked) -> Candidate:
     """Tell what needs no clock."""
-    own = asked.settings.of(subject.own)
+    own, analysis = asked.settings.of(subject.own), profiling.analyzed(subject)
     return Candidate(
         name=subject.name,
-        analysis=profiling.analyzed(subject),
-        batch_size=own.batch_size,
+        analysis=analysis,
+        batch_size=analysis.batch_size if subject.own_inputs else own.batch_size,
         settings=subject.own,
         memory=footprint.predicted_peaks(subject, own, asked.peaks, asked.loss),
         model=subject.model,
@@ -296,30 +315,9 @@ def _timed(
         return latency.sessions(makers, **{**options, **far})
 
     nothing = {f"{place} {name}": Candidate(name, analysis=None) for place in range(len(workers)) for name in names}
-    narrow = partial(_narrow, asked.limits)
-    for known in timing.timed(nothing, stream, asked.settings, clock, _PLAN, progress, narrow):
+    for known in timing.timed(nothing, stream, asked.settings, clock, _plan(asked), progress):
         before, now = ({name: known[f"{place} {name}"] for name in names} for place in range(len(workers)))
         yield before, now
-
-
-def _narrow(limits: Sequence[Limit], candidates: Sequence[Candidate], settings: Settings) -> bool:
-    """Say whether every interval is as narrow as its limit asks: what it says of the limit has no part in that."""
-    half = len(candidates) // 2
-    for before, now in zip(candidates[:half], candidates[half:], strict=True):
-        for limit in that_hold(limits, now.name):
-            mode = TIMES.get(limit.metric)
-            ratio = mode and by_sessions(before.latency[mode], now.latency[mode], settings.margin, 1.0)
-            if not ratio:
-                continue
-            if ratio.ci95 is None or ratio.sessions < latency.SESSIONS_WANTED:
-                return False
-            if statistics.half_width(ratio.ci95) > max(settings.ci, float(limit.growth) * _OF_LIMIT):
-                return False
-    return True
-
-
-_OF_LIMIT = 0.2
-"""Of a limit, the half-width of the sessions' own interval at which measuring ends early."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="LIMIT",
         help=f"Fail where a model of cnnprof_benchmark grew beyond this since the stored run that --benchmark-compare "
-        f"names, else the last: {limits.GRAMMAR.replace('%', '%%')}. MODEL is a pattern of models or of tests. "
-        "Can be given several times.",
+        f"names, else the last that has it: {limits.GRAMMAR.replace('%', '%%')}. MODEL is a pattern of models or of "
+        "tests. Can be given several times.",
     )
     group.addoption(
         "--cnnprof-inconclusive",

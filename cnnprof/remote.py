@@ -9,7 +9,7 @@ from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from cnnprof.errors import UsageError, said
+from cnnprof.errors import ElsewhereError, UsageError, said
 from cnnprof.revisions import Checkout, tracked
 
 P = ParamSpec("P")
@@ -108,7 +108,7 @@ def serve(checkout: str, working: str) -> None:
         except UsageError as error:
             answer = None, error
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's code may raise anything; the text passes it on
-            answer = None, RuntimeError(said(error))
+            answer = None, ElsewhereError(said(error))
         pickle.dump(answer, answers)
         answers.flush()
 

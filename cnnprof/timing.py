@@ -57,13 +57,11 @@ def timed(
     clock: latency.Clock,
     plan: Plan,
     progress: Callable[[float], None],
-    narrow: "Callable[[Sequence[Candidate], Settings], bool] | None" = None,
 ) -> Iterator[Candidates]:
-    """Yield the candidates with their latencies, and why they failed, after each session, until they are `narrow`.
+    """Yield the candidates with their latencies, and why they failed, after each session.
 
-    That is asked seldom; by default it is whether all intervals are as narrow as the settings ask.
+    Until the time is spent, or all intervals are as narrow as the settings ask.
     """
-    narrow = narrow or _narrow
     time_s = settings.time_s or max(10.0, 5.0 * len(candidates))
     on_cuda = torch.device(settings.device).type == "cuda"
     started = clock.now()
@@ -87,7 +85,7 @@ def timed(
         spent = plan.spent_s(measured)
         if len(measured) >= statistics.MIN_SESSIONS and spent * (1 + plan.followed_by / len(measured)) >= time_s:
             return
-        if len(measured) in _LOOKS and narrow(list(candidates.values()), settings):
+        if len(measured) in _LOOKS and _narrow(list(candidates.values()), settings):
             return
 
 

@@ -74,6 +74,12 @@ def test_a_baseline_that_is_not_written_yet_passes(act, net):
 
 
 @pytest.mark.slow
+def test_a_baseline_that_is_typed_among_the_arguments_holds(act, net):
+    assert act("main", f"{ARGUMENTS} --against baseline.json --update")[0] == 0
+    assert Path("baseline.json").exists()
+
+
+@pytest.mark.slow
 def test_the_baseline_of_pyproject_is_taken_where_none_is_given(act, net):
     Path("pyproject.toml").write_text(
         '[tool.cnnprof]\nmodels = ["net.py:Net"]\nlimits = ["params:0%"]\ninput-size = "3x8x8"\nbaseline = "HEAD"\n'

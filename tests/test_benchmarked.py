@@ -200,6 +200,16 @@ def test_several_runs_make_one_report(typed, tmp_path):
     assert (folder / "0001_run.html").exists()
 
 
+def test_runs_of_a_folder_are_joined_in_one_file_as_others_are(typed, tmp_path):
+    (tmp_path / "runs").mkdir()
+    for name in ("cnn", "resnet"):
+        assert typed("profile", name, "--time", "0.1", "-o", tmp_path / "runs" / f"{name}.json", "--quiet")[0] == 0
+    assert typed("report", tmp_path / "runs", "-o", tmp_path / "all.md")[0] == 0
+    text = (tmp_path / "all.md").read_text()
+    assert "| cnn" in text
+    assert "resnet" in text
+
+
 def test_a_run_of_a_folder_that_is_cut_off_is_left_out_and_that_is_said(typed, tmp_path):
     saved(tmp_path, *(document(day, entry("test_net", 0.004, model(10, 10, 0.004))) for day in (1, 2)))
     (tmp_path / "0003_run.json").write_text((tmp_path / "0002_run.json").read_text()[:99])

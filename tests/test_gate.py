@@ -371,6 +371,52 @@ def test_layers_of_models_that_are_fed_otherwise_have_not_changed():
     assert (found.results[0].verdict, found.changes) == ("failed", ())
 
 
+def test_layers_of_a_model_that_is_fed_otherwise_fail_their_limit():
+    (result,) = judged("*/conv1/macs:0%", candidate(), candidate(layers=((10, 1), (20, 2)), size=(3, 16, 16)))
+    assert (result.verdict, result.layers) == ("failed", "conv1")
+    assert result.message == "its baseline was taken at 3x32x32, and this is 3x16x16"
+
+
+def test_a_number_that_a_run_does_not_have_any_more_is_open():
+    peak = candidate(memory=ByMode(inference=Memory(100, 0)))
+    assert verdicts("peak_bytes:0%", peak, candidate()) == ["inconclusive"]
+    assert verdicts("latency:5%", timed(*STEADY), candidate()) == ["inconclusive"]
+    assert verdicts("peak_bytes:0%", candidate(), peak) == ["skipped"]
+    assert verdicts("latency:5%", candidate(), timed(*STEADY)) == ["skipped"]
+
+
+def test_it_is_said_which_peak_was_measured():
+    def peak(where: str | None) -> Candidate:
+        return candidate(memory=ByMode(inference=Memory(100, 0, where)))
+
+    def said(before: str | None, now: str | None) -> str:
+        (result,) = judged("peak_bytes:0%", peak(before), peak(now))
+        return result.message
+
+    assert said(None, "conv1") == "the baseline's was measured, this one is predicted"
+    assert said("conv1", None) == "the baseline's was predicted, this one is measured"
+    assert said("conv1", "conv1") == said(None, None) == ""
+
+
+def test_a_title_names_what_is_open_where_that_fails():
+    both = [timed(*STEADY, name=name) for name in ("steady", "starved")]
+    now = [timed(*STEADY, name="steady"), timed(*STEADY, name="starved", waited=0.5)]
+    found = gate.of_runs([limits.parsed("latency:50%")], run_of(*both), run_of(*now), "main")
+    assert gated.title(replace(found, inconclusive="fail")) == "Not passed: starved against main"
+
+
+def test_an_interruption_before_anything_was_compared_is_said():
+    found = gate.cut_short(gate.of_runs([limits.parsed("params:0%")], None, run_of(candidate()), "base.json"))
+    assert gated.headline(found) == "Interrupted: before anything was compared."
+    limit = [limits.parsed("latency:5%")]
+    found = gate.cut_short(gate.of_runs(limit, run_of(candidate()), run_of(candidate()), "base.json", measured_s=10.0))
+    assert [(each.verdict, each.message) for each in found.results] == [("skipped", "not in the baseline")]
+    found = gate.cut_short(gate.of_runs(limit, run_of(timed(*STEADY)), run_of(candidate()), "f", measured_s=10.0))
+    assert [(each.verdict, each.message) for each in found.results] == [
+        ("inconclusive", "measuring it was interrupted")
+    ]
+
+
 def run_of(*candidates):
     return Profile("", None, "", MACHINE, Settings(), candidates)
 
@@ -401,6 +447,16 @@ def test_two_measurements_settle_a_time_together(first, second, verdict):
         assert found.results[1].message.startswith("measured twice: ")
 
 
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [((1.0,), "passed"), ((1.2,), "inconclusive"), ((1.04, 0.02), "inconclusive"), ((1.0, 0.001, 0.5), "inconclusive")],
+)
+def test_where_the_first_measurement_was_starved_the_second_stands_alone(second, verdict):
+    found = gate.settled(one_of(1.0, 0.001, 0.5), one_of(*second))
+    assert found.results[1].verdict == verdict
+    assert found.results[1].change == one_of(*second).results[1].change
+
+
 def test_a_second_measurement_that_does_not_come_leaves_open_what_it_would_have_settled():
     failed = gate.unsettled(one_of(1.2), "its process was killed")
     assert [each.verdict for each in failed.results] == ["passed", "inconclusive"]
@@ -410,10 +466,10 @@ def test_a_second_measurement_that_does_not_come_leaves_open_what_it_would_have_
 
 def test_only_a_time_that_was_measured_is_worth_a_second_look():
     assert gate.is_open(one_of(1.2))
+    assert gate.is_open(one_of(1.2, 0.001, 0.5))
     assert gate.is_open(one_of(1.04, 0.02))
     assert not gate.is_open(one_of(1.04, 0.02), ("failed",))
     assert not gate.is_open(one_of(1.0))
-    assert not gate.is_open(one_of(1.2, 0.001, 0.5))
     assert not gate.is_open(failing())
 
 

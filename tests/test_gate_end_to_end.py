@@ -12,6 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cnnprof import gating
+from cnnprof.records import Settings
+
 NET = """
 from torch import nn
 
@@ -185,6 +188,29 @@ def test_a_model_that_the_working_tree_does_not_have_is_said(run):
     assert err == "cnnprof: net.py:Nope: net.py has no 'Nope'\n"
 
 
+def test_a_longer_time_has_more_sessions_and_all_of_it_is_measured():
+    def asked(**options):
+        return gating.asked(["resnet18", "cnn"], [], options, None)
+
+    assert [gating._plan(asked(time=time_s)).sessions for time_s in (1.0, 10.0, 45.0)] == [20, 20, 90]
+    assert (asked().time_s, asked(time=3.0).time_s, asked().settings.ci) == (10.0, 3.0, 0.0)
+
+
+def test_a_device_that_is_not_here_is_left_open():
+    cuda = gating._here(Settings(device="cuda:99"))
+    assert (cuda.device, gating._here(Settings(device="cpu")).device) == ("auto", "cpu")
+
+
+def test_a_model_that_brings_its_inputs_is_held_in_their_batch(run):
+    source = NET.replace("    return ", "    net = ", 1) + "    return net, torch.zeros(3, 3, 16, 16)\n"
+    Path("net.py").write_text(f"import torch\n{source}")
+    assert run("gate", "net.py:Net", "--against", "base.json", *LIMITS, "--update", "--quiet")[0] == 0
+    assert json.loads(Path("base.json").read_text())["profiles"][0]["batch_size"] == 3
+    Path("net.py").write_text(Path("net.py").read_text().replace("zeros(3,", "zeros(6,"))
+    code, out, _ = run("gate", "net.py:Net", "--against", "base.json", *LIMITS)
+    assert (code, "it was measured otherwise: batch_size 3, and now 6" in " ".join(out.split())) == (0, True)
+
+
 def test_a_baseline_loses_no_model_and_keeps_no_failure(run):
     arguments = ["net.py:Net", "wide=net.py:Net(width=9)", "--input-size", "3x16x16", "--against", "base.json", *LIMITS]
     assert run("gate", *arguments, "--update", "--quiet")[0] == 0
@@ -192,6 +218,10 @@ def test_a_baseline_loses_no_model_and_keeps_no_failure(run):
     code, _, err = run("gate", *NET_AT, "--against", "base.json", *LIMITS, "--update")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "holds wide, too" in err
+    document = json.loads(Path("base.json").read_text())
+    Path("partial.json").write_text(json.dumps(document | {"partial": True}))
+    code, _, err = run("gate", "partial.json", "--against", "new.json", *LIMITS, "--update")
+    assert (code, "was interrupted" in err) == (2, True)
     Path("net.py").write_text(NET.replace("def Net(width=8):", "def Net(width=8):\n    return Broken()\n") + BROKEN)
     code, _, err = run("gate", *NET_AT, "--against", "new.json", "--fail-on", "latency:5%", "--time", "0.1", "--update")
     assert (code, len(err.splitlines())) == (2, 1)

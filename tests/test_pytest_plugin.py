@@ -492,7 +492,27 @@ def test_a_peak_that_can_no_longer_be_predicted_is_told():
     before, now = benchmark(4), benchmark(4)
     known = replace(before, profile=replace(before.profile, memory=ByMode(inference=Memory(1000, 0, ""))))
     (result,) = judged("peak_bytes:2%", known, now).results
-    assert (result.verdict, result.message) == ("skipped", "not in this run")
+    assert (result.verdict, result.message) == ("inconclusive", "the baseline holds it, and this run does not")
+
+
+def test_a_layer_that_is_gone_may_be_named():
+    before, now = benchmark(4), benchmark(4)
+    analysis = now.profile.analysis
+    shorter = replace(analysis, layers=tuple(layer for layer in analysis.layers if layer.path != "0"))
+    (result,) = judged("net/0/params:0%", before, replace(now, profile=replace(now.profile, analysis=shorter))).results
+    assert result.verdict == "passed"
+
+
+def test_layers_that_changed_are_listed_once_a_model_or_test_by_test_where_they_differ():
+    def changed(*grown: int) -> set[tuple[str, str]]:
+        tests = [f"test_it.py::test_net[{number}]" for number in range(len(grown))]
+        before, now = (dict(zip(tests, map(benchmark, sizes), strict=True)) for sizes in ([4] * len(grown), grown))
+        gate = held([parsed("params:0%")], before, now, "a run", "pass")
+        assert len(gate.changes) == len(set(gate.changes))
+        return {(change.model, change.path) for change in gate.changes}
+
+    assert changed(5, 5) == {("net", "0"), ("net", "3")}
+    assert {model for model, _ in changed(5, 6)} == {"net in test_net[0]", "net in test_net[1]"}
 
 
 def test_the_limit_that_names_a_model_stands_for_the_general_one():

@@ -10,7 +10,7 @@ from cnnprof.comparison.gate import of_runs
 from cnnprof.comparison.limits import PEAKS, TIMES, Limit, by_layer, is_like
 from cnnprof.comparison.ratios import in_short_runs_apart
 from cnnprof.errors import UsageError
-from cnnprof.records import Benchmark, Doubt, Gate, GateResult, Profile
+from cnnprof.records import Benchmark, Doubt, Gate, GateResult, LayerChange, Profile
 
 ByTest = Mapping[str, Benchmark]
 """By pytest's name of the test, with its file."""
@@ -27,11 +27,10 @@ def held(
 
     A limit names models, or tests. Raises UsageError for one that names nothing, then or now.
     """
-    _refuse_idle(limits, {**stored, **found})
+    _refuse_idle(limits, stored, found)
     names = {test: f"{found[test].model} in {name}" for test, name in benchmarked.names(found).items()}
     both = {test: now for test, now in found.items() if test in stored}
     gates = [_held(limits, test, names[test], stored[test], now, against) for test, now in both.items()]
-    changes = ((now.model, change) for now, gate in zip(both.values(), gates, strict=True) for change in gate.changes)
     return Gate(
         command=origin.command(),
         commit=origin.commit(),
@@ -40,10 +39,21 @@ def held(
         models=tuple(names.values()),
         limits=tuple(map(str, limits)),
         results=tuple(result for gate in gates for result in gate.results),
-        changes=tuple(dict.fromkeys(replace(change, model=model) for model, change in changes)),
+        changes=tuple(_changes([now.model for now in both.values()], gates)),
         inconclusive=inconclusive,
         doubts=tuple(_doubts(limits, stored, found, names)),
     )
+
+
+def _changes(models: Sequence[str], gates: Sequence[Gate]) -> Iterator[LayerChange]:
+    """List the layers that changed once a model, where all tests of that name saw the same; else test by test."""
+    seen: dict[str, dict[tuple[LayerChange, ...], Gate]] = {}
+    for model, gate in zip(models, gates, strict=True):
+        alike = tuple(replace(each, model=model) for each in gate.changes)
+        seen.setdefault(model, {}).setdefault(alike, gate)
+    for found in seen.values():
+        for alike, gate in found.items():
+            yield from alike if len(found) == 1 else gate.changes
 
 
 def _held(limits: Sequence[Limit], test: str, name: str, before: Benchmark, now: Benchmark, against: str) -> Gate:
@@ -81,9 +91,11 @@ def _of(limit: Limit, test: str, sides: Sequence[Benchmark], name: str) -> Limit
     return replace(limit, where=f"{name}/{layers}")
 
 
-def _refuse_idle(limits: Sequence[Limit], known: ByTest) -> None:
+def _refuse_idle(limits: Sequence[Limit], stored: ByTest, found: ByTest) -> None:
+    known = {**stored, **found}
+    sides = {test: [side[test] for side in (stored, found) if test in side] for test in known}
     for limit in limits:
-        if limit.where and not any(_of(limit, test, [each], "") for test, each in known.items()):
+        if limit.where and not any(_of(limit, test, each, "") for test, each in sides.items()):
             short = benchmarked.names(known)
             there = ", ".join(dict.fromkeys(name for test, each in known.items() for name in (each.model, short[test])))
             raise UsageError(f"limit {limit}: no model, test or layer of that name has one; there are {there}")

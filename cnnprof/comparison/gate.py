@@ -209,13 +209,17 @@ def is_open(gate: Gate, verdicts: Sequence[GateVerdict] = OPEN) -> bool:
 
 
 def _is_open(result: GateResult, verdicts: Sequence[GateVerdict] = OPEN) -> bool:
-    return _measured(result) is not None and result.verdict in verdicts
+    timed = result.baseline is not None and result.candidate is not None
+    return result.metric in TIMES and timed and result.verdict in verdicts
 
 
 def settled(gate: Gate, again: Gate, independent: bool = True) -> Gate:
     """Let a second measurement have its say where one did not settle a time: both decide together."""
     others = {(each.model, each.metric): each for each in again.results if each.metric in TIMES}
-    results = tuple(_settled(each, others.get((each.model, each.metric), each), independent) for each in gate.results)
+    results = tuple(
+        _settled(each, others[each.model, each.metric], independent) if (each.model, each.metric) in others else each
+        for each in gate.results
+    )
     doubts = tuple(dict.fromkeys((*gate.doubts, *again.doubts)))
     return replace(gate, results=results, times=(*gate.times, *again.times), doubts=doubts)
 
@@ -223,7 +227,10 @@ def settled(gate: Gate, again: Gate, independent: bool = True) -> Gate:
 def cut_short(gate: Gate) -> Gate:
     """Mark a gate partial: times are open where they had not passed by then."""
     said = "measuring it was interrupted"
-    results = (replace(each, verdict="inconclusive", message=said) if _is_open(each) else each for each in gate.results)
+    results = (
+        replace(each, verdict="inconclusive", message=said) if each.metric in TIMES and each.verdict in OPEN else each
+        for each in gate.results
+    )
     return replace(gate, results=tuple(results), partial=True)
 
 
@@ -233,17 +240,21 @@ def unsettled(gate: Gate, why: str) -> Gate:
 
 
 def _alone(first: GateResult, why: str, verdict: GateVerdict = "inconclusive") -> GateResult:
-    assert first.change is not None
-    said = f"measured twice: {units.change(first.change)}, and then nothing: {why}"
-    return replace(first, verdict=verdict, message=said)
+    then = first.message if first.change is None else units.change(first.change)
+    return replace(first, verdict=verdict, message=f"measured twice: {then}, and then nothing: {why}")
 
 
 def _settled(first: GateResult, second: GateResult, independent: bool) -> GateResult:
-    then, now = _measured(first), _measured(second)
-    if then is None or not _is_open(first):
+    if not _is_open(first):
         return first
-    if now is None:
+    then, now = _measured(first), _measured(second)
+    if now is None and (then is not None or second.verdict == "failed"):
         return _alone(first, second.message, "failed" if second.verdict == "failed" else "inconclusive")
+    if now is None:
+        return first
+    if then is None:  # the first time something else had the processors
+        unconfirmed = replace(second, verdict="inconclusive", message="no second measurement confirms it")
+        return second if second.verdict != "failed" else unconfirmed
     ratio, bounds = statistics.pooled(then, now, independent)
     verdict = _side(bounds, 1 + first.limit)
     said = f"measured twice: {units.change(then[0] - 1)}, and then {units.change(now[0] - 1)}"
@@ -329,8 +340,10 @@ def _other_inputs(before: Candidate, now: Candidate) -> str | None:
 
 def _exact(pair: Pair, limit: Limit, why_not: str) -> GateResult:
     before, now = (EXACT[limit.metric](each) for each in pair)
-    if before is None or now is None:
-        return _unknown(pair[1], limit, "skipped", f"not in {'the baseline' if before is None else 'this run'}")
+    if before is None:
+        return _unknown(pair[1], limit, "skipped", "not in the baseline")
+    if now is None:
+        return _unknown(pair[1], limit, "inconclusive", GONE)
     if why_not:
         return _result(pair, limit, None, before, now, "skipped", why_not)
     verdict: GateVerdict = "failed" if now > before * (1 + limit.growth) else "passed"
@@ -340,10 +353,11 @@ def _exact(pair: Pair, limit: Limit, why_not: str) -> GateResult:
     if mode is None:
         return _result(pair, limit, _most_grown(pair, limit.metric), before, now, verdict)
     then, here = (each.memory[mode] for each in pair)
-    measured = then is not None and then.predicted_in is None and here is not None and here.predicted_in is not None
-    said = "the baseline's was measured, this one is predicted" if measured else ""
-    where = here.predicted_in if here is not None and now > before else None
-    return _result(pair, limit, where, before, now, verdict, said)
+    assert then is not None
+    assert here is not None
+    ways = ["measured" if memory.predicted_in is None else "predicted" for memory in (then, here)]
+    said = "" if ways[0] == ways[1] else f"the baseline's was {ways[0]}, this one is {ways[1]}"
+    return _result(pair, limit, here.predicted_in if now > before else None, before, now, verdict, said)
 
 
 ARITHMETIC = ("macs", "flops")
@@ -403,6 +417,9 @@ def _layers(pair: Pair, limit: Limit) -> Iterator[GateResult]:
     chosen = _chosen(pair, limit, pattern) if pattern is not None else {}
     if pattern is None or not chosen:
         return
+    if fed := _other_inputs(*pair):
+        yield replace(_unknown(pair[1], limit, "failed", fed), layers=pattern)
+        return
     worst = max(chosen, key=lambda path: chosen[path][1] - chosen[path][0] * (1 + limit.growth))
     before, now = chosen[worst]
     verdict: GateVerdict = "failed" if now > before * (1 + limit.growth) else "passed"
@@ -432,17 +449,16 @@ def _time(pair: Pair, limit: Limit, terms: Terms, why_not: str) -> GateResult:
     before, now = (each.latency[mode] for each in pair)
     if pair[1].failure:
         return _unknown(pair[1], limit, "failed", pair[1].failure)
-    if now is None:
-        return _unknown(pair[1], limit, "skipped", "not in this run")
-    if before is None:
+    if now is None and before is not None:
+        return _unknown(pair[1], limit, "inconclusive", GONE)
+    if before is None or now is None:
         failure = pair[0].failure
         said = f"the baseline failed: {failure}" if failure else "not in the baseline"
         return _unknown(pair[1], limit, "skipped", said)
     unknown = replace(_unknown(pair[1], limit, "skipped", why_not), baseline=before.median_s, candidate=now.median_s)
     if why_not:
         return unknown
-    images = (pair[0].batch_size or 1) / (pair[1].batch_size or 1)
-    ratio = terms.time_ratio(before, now, statistics.MARGIN, images)
+    ratio = terms.time_ratio(before, now, statistics.MARGIN, 1.0)
     if ratio is None or ratio.ratio is None or ratio.ci95 is None or ratio.sessions < statistics.MIN_SESSIONS:
         few = min(len(each.sessions) for each in (before, now)) < statistics.MIN_SESSIONS
         return replace(unknown, verdict="inconclusive", message=FEW if few else STARVED)
@@ -452,6 +468,7 @@ def _time(pair: Pair, limit: Limit, terms: Terms, why_not: str) -> GateResult:
     return replace(unknown, change=ratio.ratio - 1, ci95=bounds, verdict=verdict, message=said)
 
 
+GONE = "the baseline holds it, and this run does not"
 FEW = f"fewer than {statistics.MIN_SESSIONS} sessions were measured"
 STARVED = "the processes did not get their CPUs; close other programs, or give --threads 1 or a longer --time"
 
@@ -478,7 +495,7 @@ def _how_much_longer(ratio: TimeRatio, limit: float, terms: Terms) -> str:
         return NEAR if in_turn else FAR
     if terms.measured_s is None:
         return f"about {units.short(times)} times as long a measurement would tell"
-    return f"--time {units.short(math.ceil(times * terms.measured_s))} would probably tell"
+    return f"--time {math.ceil(times * terms.measured_s)} would probably tell"
 
 
 def _log_width(bounds: statistics.Interval) -> float:

@@ -89,12 +89,8 @@ def in_two_processes(
     What a process does to its times (where its code and its threads lie) does not cancel in the ratio, and no session
     shows it.
     """
-    return _widened(by_sessions(baseline, candidate, margin, images), statistics.PROCESSES_APART, margin)
-
-
-def by_sessions(baseline: Latency | None, candidate: Latency | None, margin: float, images: float) -> TimeRatio | None:
-    """Ratio of the medians round by round, with the interval that the sessions alone show."""
-    return _by_rounds(baseline, candidate, margin, images, lambda ratio: 0.0)
+    ratio = _by_rounds(baseline, candidate, margin, images, lambda ratio: 0.0)
+    return _widened(ratio, statistics.PROCESSES_APART, margin)
 
 
 def _by_rounds(

@@ -89,7 +89,7 @@ def title(record: Benchmarks) -> str:
 
 def header(record: Benchmarks) -> str:
     """3 tests · 12 Nov 2026."""
-    days = list(dict.fromkeys(_day(run.created) for run in record.runs))
+    days = list(dict.fromkeys(_day(moment) for moment in sorted(run.created for run in record.runs)))
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return f"{units.plural(len(series(record)), 'test')} · {when}"
 

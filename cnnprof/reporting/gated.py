@@ -38,8 +38,10 @@ def outcome(record: Gate) -> str:
 
 def title(record: Gate) -> str:
     """Say what came out, and for which models."""
-    decisive = {1: "failed", 3: "inconclusive"}.get(record.exit_code, "")
-    concerned = dict.fromkeys(result.model for result in record.results if result.verdict == decisive)
+    decisive = ["failed"] * (record.exit_code == 1)
+    if record.exit_code == 3 or record.inconclusive == "fail":
+        decisive.append("inconclusive")
+    concerned = dict.fromkeys(result.model for result in record.results if result.verdict in decisive)
     models = [*concerned] or [*record.models]
     named = ", ".join(models) if len(models) <= _MOST_NAMED else units.plural(len(models), "model")
     return f"{outcome(record)}: {named} against {record.against}"
@@ -62,8 +64,8 @@ def header(record: Gate) -> str:
 
 def headline(record: Gate) -> str:
     """Not passed: 5 passed, 1 failed."""
-    if not record.results and not record.partial:
-        return "Nothing was compared: every number passes."
+    if not record.results:
+        return f"{outcome(record)}: {'before anything was compared' if record.partial else 'every number passes'}."
     return f"{outcome(record)}: {counts(record.results)}."
 
 
@@ -92,7 +94,8 @@ def _said(result: GateResult) -> str:
     numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
     why = "; ".join(filter(None, (_where(result), result.message)))
     if result.change is None:
-        return f"{about}: {why or numbers}."
+        known = "" if result.metric in TIMES or None in (result.baseline, result.candidate) else numbers
+        return f"{about}: {'; '.join(filter(None, (known, why)))}."
     change = units.change(result.change, result.ci95)
     limit = f"{units.change(result.limit)} is the limit" if result.limit else "none is allowed"
     return f"{about}: {'; '.join(filter(None, (f'{change}, {numbers}', limit, why)))}."
