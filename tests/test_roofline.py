@@ -122,6 +122,21 @@ def test_measured_peaks_are_numbers(quick):
     assert 1e-8 < found.call_s < 1e-3
 
 
+def test_the_faster_library_makes_the_roof(monkeypatch):
+    def fastest(timer, device, dtype, sides, way):
+        return Product(dtype, {roofline._by_product: 1.0, roofline._by_convolution: 2.0}[way], sides[0])
+
+    monkeypatch.setattr(roofline, "_fastest", fastest)
+    assert roofline._product(None, "cpu", "float32", (8,)).flops_per_s == 2.0
+    assert roofline._product(None, "cuda", "float32", (8,)).flops_per_s == 1.0  # its convolutions may be of TF32
+
+
+def test_a_convolution_is_the_product_of_its_matrices():
+    matrix = torch.arange(64.0).view(8, 8)
+    found = roofline._by_convolution(matrix)()
+    assert torch.equal(found[0, :, :, 0].T, matrix @ matrix.T)
+
+
 def test_larger_products_are_not_tried_where_they_would_take_long(quick, monkeypatch):
     def sides() -> set[int]:
         return {product.side for product in roofline.peaks("cpu").products}

@@ -155,9 +155,10 @@ def machine_sentences(report: MachineReport) -> tuple[str, ...]:
 def machine_foot(report: MachineReport) -> tuple[tuple[str, str], ...]:
     """Command, date and method."""
     method = (
-        "Roofs are the best of many samples. Matrix products of N x N count 2 N^3 FLOPs. A working set is copied from "
-        "one half to the other, or read, changed and written in place; the cost of a call is taken off. Roofs are "
-        "measured once and kept in the user's cache; cnnprof doctor --anew measures them again."
+        "Roofs are the best of many samples. Matrix products of N x N count 2 N^3 FLOPs; on CPUs they are tried as "
+        "convolutions, too. A working set is copied from one half to the other, or read, changed and written in place; "
+        "the cost of a call is taken off. Roofs are measured once and kept in the user's cache; cnnprof doctor --anew "
+        "measures them again."
     )
     return (("command", report.command), ("date", report.created), ("method", method))
 
