@@ -375,6 +375,7 @@ def test_layers_of_a_model_that_is_fed_otherwise_fail_their_limit():
     (result,) = judged("*/conv1/macs:0%", candidate(), candidate(layers=((10, 1), (20, 2)), size=(3, 16, 16)))
     assert (result.verdict, result.layers) == ("failed", "conv1")
     assert result.message == "its baseline was taken at 3x32x32, and this is 3x16x16"
+    assert gated._said(result).startswith("conv1, MACs: its baseline")
 
 
 def test_a_number_that_a_run_does_not_have_any_more_is_open():

@@ -90,7 +90,8 @@ _ORDER = ("passed", "failed", "inconclusive", "skipped")
 
 def _said(result: GateResult) -> str:
     """parameters: +0.6 %, from 25,557,032 to 25,700,000; none is allowed; most in layer3.0.conv1."""
-    about = f"{_layer(result.layer)}, {label(result.metric)}" if result.layers else label(result.metric)
+    layer = f"{_layer(result.layer or result.layers)}, " if result.layers else ""
+    about = f"{layer}{label(result.metric)}"
     numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
     why = "; ".join(filter(None, (_where(result), result.message)))
     if result.change is None:
