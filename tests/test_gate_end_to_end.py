@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from cnnprof import gating
-from cnnprof.records import Settings
+from cnnprof.records import Candidate, Settings
 
 NET = """
 from torch import nn
@@ -194,6 +194,11 @@ def test_a_longer_time_has_more_sessions_and_all_of_it_is_measured():
 
     assert [gating._plan(asked(time=time_s)).sessions for time_s in (1.0, 10.0, 45.0)] == [20, 20, 90]
     assert (asked().time_s, asked(time=3.0).time_s, asked().settings.ci) == (10.0, 3.0, 0.0)
+
+
+def test_a_run_tells_the_threads_that_were_asked_for():
+    found = gating._document([Candidate("net", analysis=None)], Settings(threads=3))
+    assert found.machine.threads == 3
 
 
 def test_a_device_that_is_not_here_is_left_open():
