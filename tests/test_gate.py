@@ -466,6 +466,15 @@ def test_a_second_measurement_that_does_not_come_leaves_open_what_it_would_have_
     assert gate.unsettled(one_of(1.0), "its process was killed") == one_of(1.0)
 
 
+@pytest.mark.parametrize(("side", "verdict"), [("baseline", "inconclusive"), ("candidate", "failed")])
+def test_where_one_side_breaks_in_the_second_measurement_the_first_does_not_pass(side, verdict):
+    broken = candidate(failure="no memory")
+    sides = {"baseline": timed(*STEADY), "candidate": timed(*STEADY)} | {side: broken}
+    again = gate.held([limits.parsed("latency:5%")], [sides["baseline"]], run_of(sides["candidate"]), "f", gate.Terms())
+    found = gate.settled(one_of(1.2), again).results[1]
+    assert (found.verdict, "no memory" in found.message) == (verdict, True)
+
+
 def test_only_a_time_that_was_measured_is_worth_a_second_look():
     assert gate.is_open(one_of(1.2))
     assert gate.is_open(one_of(1.2, 0.001, 0.5))
