@@ -662,8 +662,8 @@ def _new_baseline(run: "Run", file: Path) -> str:
         raise UsageError(f"--update: {failed.name} was not measured to its end: {failed.failure}; {file} stays")
     before = ", ".join(lost(_saved_run(file), run)) if file.is_file() else ""
     if before:
-        todo = "name all models, and a limit on each number, or remove it"
-        raise UsageError(f"--update: {file} holds {before}, too, which would be lost; {todo}")
+        remedy = "name all models, and a limit on each number, or remove it"
+        raise UsageError(f"--update: {file} holds {before}, too, which would be lost; {remedy}")
     store.write_text(file, store.to_json(run))
     held = ["counts", *dict.fromkeys(metric for each in run.profiles for metric in measured(each))]
     models = units.plural(len(run.profiles), "model")

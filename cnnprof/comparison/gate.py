@@ -109,10 +109,9 @@ def lost(baseline: Run, run: Run) -> tuple[str, ...]:
 def _elsewhere(baseline: Run, run: Run) -> str:
     """Say how machines differ, and what they were told; empty where they do not."""
     names = differing(baseline.machine, run.machine)
-    told = [name for name in names if name in ("threads", "allocator")]
-    if told == [*names]:
-        return "; ".join(_otherwise(name, *(getattr(each.machine, name) for each in (baseline, run))) for name in told)
-    return f"its machine is another: {', '.join(names)}"
+    if not {"threads", "allocator"}.issuperset(names):
+        return f"its machine is another: {', '.join(names)}"
+    return "; ".join(_otherwise(name, *(getattr(each.machine, name) for each in (baseline, run))) for name in names)
 
 
 def _otherwise(name: str, then: object, now: object) -> str:
@@ -248,10 +247,10 @@ def _settled(first: GateResult, second: GateResult, independent: bool) -> GateRe
     if not _is_open(first):
         return first
     then, now = _measured(first), _measured(second)
-    if now is None and (then is not None or second.verdict == "failed"):
-        return _alone(first, second.message, "failed" if second.verdict == "failed" else "inconclusive")
     if now is None:
-        return first
+        broken = second.verdict == "failed"
+        starved_twice = then is None and not broken
+        return first if starved_twice else _alone(first, second.message, "failed" if broken else "inconclusive")
     if then is None:  # the first time something else had the processors
         unconfirmed = replace(second, verdict="inconclusive", message="no second measurement confirms it")
         return second if second.verdict != "failed" else unconfirmed
