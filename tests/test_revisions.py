@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cnnprof import remote, revisions
-from cnnprof.errors import UsageError
+from cnnprof.errors import ElsewhereError, UsageError, said
 from cnnprof.remote import Worker
 
 
@@ -194,6 +194,12 @@ def test_a_process_that_is_killed_is_said_in_a_line(both):
         both[0].call(os.kill, both[0].pid, signal.SIGKILL)
     with pytest.raises(UsageError, match="was killed"):
         both[0].call(value_of)
+
+
+def test_what_another_process_raises_is_told_in_its_own_words(both):
+    with pytest.raises(ElsewhereError) as raised:
+        both[0].call(value_of, "nosuchmodule")
+    assert said(raised.value) == "ModuleNotFoundError: No module named 'nosuchmodule'"
 
 
 def test_a_process_ends_with_whoever_started_it(repository):
