@@ -377,6 +377,9 @@ def test_layers_of_a_model_that_is_fed_otherwise_fail_their_limit():
     assert (result.verdict, result.layers) == ("failed", "conv1")
     assert result.message == "its baseline was taken at 3x32x32, and this is 3x16x16"
     assert gated._said(result).startswith("conv1, MACs: its baseline")
+    (deeper,) = judged("*/conv1/macs:0%", candidate(), candidate(layers=((10, 100), (20, 201))))
+    gate_of_both = replace(failing(), results=(result, replace(deeper, layer="3", layers="3")))
+    assert [row[-1] for row in gated.table(gate_of_both).rows] == [f"conv1; {result.message}", "layer 3"]
 
 
 def test_a_number_that_a_run_does_not_have_any_more_is_open():

@@ -90,8 +90,8 @@ _ORDER = ("passed", "failed", "inconclusive", "skipped")
 
 def _said(result: GateResult) -> str:
     """parameters: +0.6 %, from 25,557,032 to 25,700,000; none is allowed; most in layer3.0.conv1."""
-    layer = f"{_layer(result.layer or result.layers)}, " if result.layers else ""
-    about = f"{layer}{label(result.metric)}"
+    layer = _limited(result)
+    about = f"{layer}, {label(result.metric)}" if layer else label(result.metric)
     numbers = f"from {value(result.metric, result.baseline)} to {value(result.metric, result.candidate)}"
     why = "; ".join(filter(None, (_where(result), result.message)))
     if result.change is None:
@@ -107,6 +107,11 @@ def _where(result: GateResult) -> str:
     if result.layer is None or result.layers or result.verdict == "inconclusive":  # its message names the layer
         return ""
     return f"{'its peak is' if result.metric in PEAKS else 'most'} in {_layer(result.layer)}"
+
+
+def _limited(result: GateResult) -> str:
+    """Name the layer that is limited, or else their pattern; empty where it is the model."""
+    return _layer(result.layer or result.layers) if result.layers else ""
 
 
 def _layer(path: str | None) -> str:
@@ -142,7 +147,7 @@ def table(record: Gate) -> Table:
             value(result.metric, result.candidate),
             units.UNKNOWN if result.change is None else units.change(result.change, result.ci95),
             units.change(result.limit),
-            "; ".join(filter(None, (result.layer if result.layers else _where(result), result.message))),
+            "; ".join(filter(None, (_limited(result), _where(result), result.message))),
         )
         for result in record.results
     )
