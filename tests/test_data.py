@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import multiprocessing
 import pickle
 import re
 import struct
@@ -426,6 +427,7 @@ def test_an_image_that_is_cut_off_is_named_when_it_is_decoded(folder, monkeypatc
         collected(data.batches(pictures, "test", 4))
     assert str(refused.value).startswith(f"{path}/red/")
     assert "\n" not in str(refused.value)
+    assert not multiprocessing.active_children()  # ended at once, not by the garbage collector
 
 
 @pytest.mark.parametrize("size", [(1, 8, 8), (3, 40, 24)])

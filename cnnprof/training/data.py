@@ -9,6 +9,7 @@ import http.client
 import math
 import os
 import tarfile
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -125,6 +126,9 @@ class Files(Dataset[torch.Tensor]):
                     self.kept[places], self.decoded[places] = images, True
                 yield images
         except UsageError as error:  # a worker's comes with its traceback as text, our line at the end
+            # torch's frames hold the loader's iterator in a cycle, and where the garbage collector ends it, the files
+            # of its workers are closed twice: the second time it may be somebody else's file.
+            traceback.clear_frames(error.__traceback__)
             raise UsageError(str(error).rpartition("UsageError: ")[2].strip()) from None
 
 
