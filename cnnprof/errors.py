@@ -8,7 +8,7 @@ class UsageError(ValueError):
 
 
 class NoSuchModelError(UsageError):
-    """A MODEL whose file, module or name in it is not there."""
+    """A MODEL whose file, module or name in it is not there, or does not take its arguments."""
 
 
 class ElsewhereError(RuntimeError):

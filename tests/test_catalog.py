@@ -1,5 +1,8 @@
 """MODEL strings: what they name, how they are taken apart, what is said where they are wrong."""
 
+import os
+import py_compile
+
 import pytest
 import torch
 from torch import nn
@@ -95,6 +98,29 @@ def test_a_file(tmp_path, monkeypatch):
         cnnprof.analyze(f"{tmp_path / 'net.py'}:ready")
     monkeypatch.chdir(tmp_path)
     assert cnnprof.analyze("net:build").params == 14
+
+
+def test_a_file_counts_as_it_stands_whatever_was_compiled_in_the_same_second(tmp_path):
+    file = tmp_path / "net.py"
+    for width in (3, 6):
+        file.write_text(f"from torch import nn\ndef build():\n    return nn.Linear({width}, 1, bias=False)\n")
+        os.utime(file, (0, 0))
+        assert cnnprof.analyze(f"{file}:build", input_size=(width,)).params == width
+        py_compile.compile(str(file))
+
+
+def test_a_file_knows_where_it_lies_and_is_a_package_where_it_starts_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "width.txt").write_text("4")
+    (tmp_path / "net.py").write_text(
+        "import os\nfrom torch import nn\nWIDTH = int(open(os.path.dirname(__file__) + '/width.txt').read())\n"
+        "def build():\n    return nn.Linear(WIDTH, 1, bias=False)\n"
+    )
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("from .blocks import build\n")
+    (tmp_path / "pkg" / "blocks.py").write_text((tmp_path / "net.py").read_text().replace("'/", "'/../"))
+    for model in ("net.py:build", "pkg/__init__.py:build"):
+        assert cnnprof.analyze(model, input_size=(4,)).params == 4
 
 
 def test_a_file_that_raises_on_import(tmp_path):

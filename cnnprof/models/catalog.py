@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import inspect
 import io
 import itertools
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnprof import sources
 from cnnprof.calls import literals
 from cnnprof.errors import NoSuchModelError, UsageError, first_line
 from cnnprof.models import zoo
@@ -475,15 +475,9 @@ def _imported(spec: Spec, where: str, attribute: str) -> Any:
 def _import_file(spec: Spec, path: Path) -> ModuleType:
     if not path.is_file():
         raise NoSuchModelError(f"{spec.text}: there is no file {path}")
-    name = f"cnnprof_user_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise UsageError(f"{spec.text}: {path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # where pickle and dataclasses look a class's module up
     _look_in(path.resolve().parent)
-    loader = found.loader
-    _run_users_code(spec, f"importing {path}", lambda: loader.exec_module(module))
+    name = f"cnnprof_user_{path.stem}"
+    module: ModuleType = _run_users_code(spec, f"importing {path}", lambda: sources.imported(name, path))
     return module
 
 
@@ -526,7 +520,7 @@ def _named(
     try:
         signature.bind(*spec.args, **spec.kwargs)
     except TypeError as error:
-        raise UsageError(f"{spec.text}: {error}; it takes {signature}") from None
+        raise NoSuchModelError(f"{spec.text}: {error}; it takes {signature}") from None
 
     def built() -> Built:
         with torch.random.fork_rng(devices=[]):

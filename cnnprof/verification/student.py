@@ -7,7 +7,6 @@ reads, so that an end without warning loses none of those given before.
 import dataclasses
 import faulthandler
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from cnnprof import sources
 from cnnprof.verification.checks import Cause, checks_of
 from cnnprof.verification.facts import ANYTHING, Raised
 
@@ -61,9 +61,4 @@ def imported(path: Path) -> ModuleType:
         importlib.import_module(".".join(package))
     name = ".".join([*package, path.stem])
     name = f"student_{name}" if name in sys.modules else name
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return sources.imported(name, path)
