@@ -1,9 +1,16 @@
 """What several test files share: a clock that only moves when told, and records of known values."""
 
+import os
 import sys
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # what a test takes depends on what else runs
+settings.load_profile("untimed")
+for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):  # of the terminal that pytest was started in
+    os.environ.pop(name, None)
 
 
 @dataclass

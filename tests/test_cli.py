@@ -382,9 +382,6 @@ def test_settings_of_candidates(run):
     assert narrow["settings"]["dtype"] == "bfloat16"
     assert larger["settings"] | {"threads": 1, "batch_size": 2} == larger["settings"]
     assert narrow["memory"]["inference"]["before_bytes"] * 2 == plain["memory"]["inference"]["before_bytes"]
-    times = [profile["latency"]["inference"]["median_s"] for profile in document["profiles"]]
-    ratio = document["comparisons"][1]["latency"]["ratio"]
-    assert ratio is None or ratio == pytest.approx(times[2] / times[0] / 2, rel=0.5)  # per image
     assert any("per image" in doubt["message"] for doubt in document["doubts"])
 
 

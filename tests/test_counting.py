@@ -287,7 +287,7 @@ def test_keyword_and_several_inputs():
     assert (analysis.macs, analysis.batch_size) == (24, 3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     kernel=st.integers(1, 4), stride=st.integers(1, 3), dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]),
     space=st.sampled_from([1, 2]), transposed=st.booleans(),

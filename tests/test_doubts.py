@@ -9,6 +9,7 @@ import torch
 
 from cnnprof import machine, timing
 from cnnprof.comparison.doubts import doubts, two_speeds
+from cnnprof.comparison.ratios import contrast
 from cnnprof.records import ByMode, Candidate, Latency, Machine, Own, Settings, TimeByLayer
 
 HERE = Machine(
@@ -95,8 +96,10 @@ def test_more_threads_than_cores():
 
 
 def test_batches_that_differ():
-    (said,) = told(candidate(steady(), batch_size=1), candidate(steady(), "other", batch_size=8))
+    one, other = candidate(steady(), batch_size=1), candidate(steady(0.04), "other", batch_size=8)
+    (said,) = told(one, other)
     assert "times and their ratios are per image" in said
+    assert contrast(one, other).latency.ratio == pytest.approx(0.5)
 
 
 def test_what_is_no_number():

@@ -391,7 +391,7 @@ def test_every_elementwise_rule_gives_what_its_kernel_gives(name):
         assert beside.checked == {name}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sides=st.lists(st.integers(5, 9), min_size=1, max_size=3), kernel=st.integers(1, 3), stride=st.integers(1, 3),
     padding=st.integers(0, 2), dilation=st.integers(1, 2), groups=st.sampled_from([1, 2]), bias=st.booleans(),

@@ -161,32 +161,50 @@ def test_time_by_layer_names_the_layer_that_takes_it():
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
 
 
+def slept(seconds):
+    """Sleep, and return how long that was: longer than asked for where other programs compute."""
+    started = time.perf_counter()
+    time.sleep(seconds)
+    return time.perf_counter() - started
+
+
 class Sleeps(nn.Module):
     """Waits, without an operator, and does a little work."""
 
     def __init__(self, seconds):
         super().__init__()
-        self.seconds = seconds
+        self.seconds, self.slept_s = seconds, []
 
     def forward(self, x):
-        time.sleep(self.seconds)
+        self.slept_s.append(slept(self.seconds))
         return x.relu()
 
 
 class SleepsBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, slept_s):
+        ctx.slept_s = slept_s
         return x.clone()
 
     @staticmethod
     def backward(ctx, gradient):
-        time.sleep(0.02)
-        return gradient.clone()
+        ctx.slept_s.append(slept(0.02))
+        return gradient.clone(), None
 
 
 class WaitsBackward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slept_s = []
+
     def forward(self, x):
-        return SleepsBackward.apply(x)
+        return SleepsBackward.apply(x, self.slept_s)
+
+
+def check_stands_alone(rows, path, slept_s):
+    """Check that a sleep is in one row, and in no other."""
+    assert min(slept_s) <= rows.pop(path) < max(slept_s) + 0.005
+    assert all(seconds < min(slept_s) / 2 for seconds in rows.values())
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
@@ -195,8 +213,7 @@ def test_a_sleep_stands_in_its_own_row_at_full_length(mode):
     seen = operators.profiled(step(net, (4, 8), mode))
     kinds = {path: type(part).__name__ for path, part in net.named_modules()}
     rows = {row.path: row for row in operators.by_layer(seen.times, kinds, mode == "training")}
-    assert 0.02 <= rows["1.0"].forward_s < 0.025
-    assert all(row.forward_s < 0.01 for path, row in rows.items() if path != "1.0")
+    check_stands_alone({path: row.forward_s for path, row in rows.items()}, "1.0", net[1][0].slept_s)
     assert next(row for row in operators.by_operator(seen.times, False)).operator == operators.OUTSIDE
 
 
@@ -204,8 +221,7 @@ def test_a_sleep_in_a_backward_pass_stands_in_its_layers_row():
     net = nn.Sequential(nn.Linear(8, 8), WaitsBackward(), nn.Linear(8, 8))
     seen = operators.profiled(step(net, (4, 8), "training"))
     rows = {row.path: row for row in operators.by_layer(seen.times, {"0": "", "1": "", "2": ""}, training=True)}
-    assert 0.02 <= rows["1"].backward_s < 0.025
-    assert all((row.backward_s or 0) < 0.01 for path, row in rows.items() if path != "1")
+    check_stands_alone({path: row.backward_s or 0.0 for path, row in rows.items()}, "1", net[1].slept_s)
 
 
 def test_a_gap_of_planted_events_counts_where_it_is_long():
@@ -277,8 +293,9 @@ def test_the_layers_add_up_to_the_latency(model):
     import cnnprof
 
     found = cnnprof.profile(model, batch_size=4, time_s=4, modes=("inference",))
-    # on a quiet machine within 5 %, as bench/README shows; a busy one must not fail a test
-    assert abs(found.time.remainder_s) < 0.3 * found.latency.inference.median_s
+    layers_s = found.latency.inference.median_s - found.time.remainder_s
+    # of the same passes: how near it is to the latency, which is measured before, is shown in bench/README
+    assert 0.7 * found.time.profiled_s < layers_s < found.time.profiled_s
 
 
 class Caching(nn.Module):

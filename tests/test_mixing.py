@@ -315,7 +315,7 @@ def layer(kind):
     }[kind]()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(graphs())
 def test_any_graph_of_convolutions_pools_and_sums(graph):
     stem, branch, other, tail, joined = graph

@@ -808,7 +808,7 @@ with warnings.catch_warnings(record=True) as told:
 """
 
 KILLED = """
-import os, random, signal, sys, time
+import os, random, signal, sys
 import torch
 from torch.utils.data import DataLoader
 sys.path.insert(0, {tests!r})
@@ -817,27 +817,24 @@ from test_trainer import adam, blobs, fitted, network
 def loaders():
     return DataLoader(blobs(900), 5, shuffle=True), DataLoader(blobs(90, seed=8), 10)
 
-def begun(name):  # a fork: no second import, and the moments of a kill fall into the training
+def ran(name, dies_s=0.0):  # a fork: no second import, and the moments of a kill fall into the training
     child = os.fork()
     if not child:
+        signal.setitimer(signal.ITIMER_PROF, dies_s)  # of its own processor time, as an unheeded SIGPROF kills
         print(name, *fitted(6, adam, loaders, checkpoints=name)[0], flush=True)
         os._exit(0)
-    return child
+    spent = os.wait4(child, 0)[2]
+    return spent.ru_utime + spent.ru_stime
 
 torch.set_num_threads(1)
 adam(network())  # what this imports is imported once
 draw = random.Random(11)
-started = time.perf_counter()
-os.waitpid(begun("whole"), 0)
-epoch_s = (time.perf_counter() - started) / 6
+epoch_s = ran("whole") / 6
 for _ in range(10):
-    child = begun("killed")
-    time.sleep(draw.uniform(0, 2) * epoch_s)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    ran("killed", draw.uniform(0, 2) * epoch_s)
     saved = torch.load("killed.pt")["history"]["train_loss"] if os.path.exists("killed.pt") else ()
     print("at", len(saved), flush=True)
-os.waitpid(begun("killed"), 0)
+ran("killed")
 """
 
 
