@@ -21,7 +21,7 @@ from cnnprof.reporting.markdown import grid
 from cnnprof.reporting.tables import Table
 
 HERE = Path(__file__).parent
-SUITES = ("commands", "counting", "times", "layers", "memory", "training", "reporting")
+SUITES = ("commands", "counting", "networks", "times", "layers", "memory", "training", "reporting")
 Benchmark = dict[str, Any]
 
 
@@ -34,7 +34,8 @@ def page(run: dict[str, Any], study: dict[str, Any], later: dict[str, Any], gate
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {each.__name__: each for each in (side_by_side, spread, costs, peaks, layers, shares)}
+    tables = (side_by_side, spread, networks, costs, peaks, layers, shares)
+    environment.filters |= {each.__name__: each for each in tables}
     environment.globals |= {"verdicts": honesty.table, "held": honesty.held, "gates": gates.table}
     suites: dict[str, list[Benchmark]] = {name: [] for name in SUITES}
     for each in run["benchmarks"]:
@@ -86,6 +87,21 @@ def spread(found: list[Benchmark]) -> str:
     rounds = units.integers([each["rounds"] for each in stats])
     widest = max(each["iqr"] / each["median"] for each in stats)
     return f"Medians of {rounds} rounds; the middle half of them spans {units.percent(widest, 0)} % at most."
+
+
+def networks(found: list[Benchmark]) -> str:
+    """Lay out networks with the median of each mode, and how many reference convolutions it lasts."""
+    columns = [f"{mode}{what}" for mode in MODES for what in ("", ": peak", ": in convolutions")]
+    rows = []
+    for network, by_what in by_group(found).items():
+        counts = by_what["inference"]["extra_info"]
+        cells = [network, units.integer(counts["params"]), units.count(counts["macs"])]
+        for mode in MODES:
+            own = by_what[mode]["extra_info"]
+            cells += [units.seconds(by_what[mode]["stats"]["median"]), units.bytes_(own["peak_bytes"])]
+            cells.append(units.short(own["reference_ratio"]))
+        rows.append(tuple(cells))
+    return grid(Table("", ("", "parameters", "MACs, an image", *columns), tuple(rows)))
 
 
 def costs(found: list[Benchmark]) -> str:

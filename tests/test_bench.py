@@ -45,6 +45,15 @@ def test_the_least_steady_benchmark_is_what_is_told_of_the_spread(readme):
     assert readme.spread(found) == "Medians of 5 to 12 rounds; the middle half of them spans 25 % at most."
 
 
+def test_networks_stand_with_their_counts_and_each_mode(readme):
+    found = [
+        benchmark("networks", "cnn", mode, median, params=1234, macs=2.5e6, peak_bytes=peak, reference_ratio=ratio)
+        for mode, median, peak, ratio in (("inference", 0.002, 3 << 20, 2.5), ("training", 0.006, 5 << 20, 7.0))
+    ]
+    told = ["cnn", "1,234", "2.50 M", "2.00 ms", "3.00 MiB", "2.5", "6.00 ms", "5.00 MiB", "7"]
+    assert cells(readme.networks(found), "cnn") == told
+
+
 def test_what_timing_costs_is_the_time_outside_the_calls(readme):
     told = {"asked_s": 1.5, "said_s": 0.001}
     # four rounds of 2.5 s, of which the calls took 9 of the 10 seconds
