@@ -532,9 +532,13 @@ def gate(
     batch_size: Annotated[int | None, typer.Option("-b", "--batch-size", help="Images in a batch: 8.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", "--precision", help="float32, bfloat16 and so on.")] = None,
-    amp: Annotated[bool | None, typer.Option("--amp", help="Autocast to bfloat16.")] = None,
-    channels_last: Annotated[bool | None, typer.Option("--channels-last", help="Channels last.")] = None,
-    compile_: Annotated[bool | None, typer.Option("--compile", help="Run models through torch.compile.")] = None,
+    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Autocast to bfloat16.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option("--channels-last/--no-channels-last", help="Channels last.")
+    ] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Run models through torch.compile.")
+    ] = None,
     threads: Threads = None,
     time_s: Annotated[float | None, typer.Option("--time", help="Seconds of measuring: 10, and more for many.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of weights, inputs and the order of bursts.")] = None,
@@ -638,7 +642,7 @@ def _gated(asked: dict[str, Any], update: bool, silent: bool) -> "tuple[Gate, Ru
         return replace(of_runs(limits, baseline, run, file.name), inconclusive=outcome), run, file
     with _torch_loading():
         from cnnprof import gating
-    question = gating.asked(names, limits, {**asked, "input_size": _size(asked.get("input_size"))}, baseline)
+    question = gating.asked(names, limits, {**asked, "input_size": _size(asked.get("input_size"))}, baseline, update)
     with _screen(silent) as screen:
         progress = screen.progress if screen is not None else lambda share: None
         if is_file:

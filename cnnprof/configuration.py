@@ -34,9 +34,12 @@ def _text(value: Any) -> str:
 
 def _size(value: Any) -> str:
     """Read 3x224x224, 224, or a list of three."""
-    if isinstance(value, list):
-        return "x".join(str(_whole(each)) for each in value)
-    return value if isinstance(value, str) else str(_whole(value))
+    numbers = value if isinstance(value, list) else [value]
+    if isinstance(value, str):
+        return value
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
+        raise TypeError("one for all, such as 3x224x224 or 224 (of one model: MODEL@input-size=3x32x32)")
+    return "x".join(map(str, numbers))
 
 
 def _switch(value: Any) -> bool:
@@ -82,9 +85,10 @@ def found(folder: Path) -> tuple[Path, dict[str, Any]]:
         if not path.is_file():
             continue
         try:
-            tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("cnnprof")
+            tools = tomllib.loads(path.read_text(encoding="utf-8")).get("tool")
         except (OSError, ValueError) as error:
             raise UsageError(f"{path.name}: cannot be read: {error}") from None
+        tool = tools.get("cnnprof") if isinstance(tools, dict) else None
         if isinstance(tool, dict):
             return parent, {_name(name): _value(name, value) for name, value in tool.items() if value != []}
         if tool is not None:

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -13,13 +14,13 @@ from typing import Any
 import torch
 
 from cnnprof import footprint, machine, origin, profiling, timing
-from cnnprof.comparison.gate import Terms, cut_short, held, is_open, of_runs, settled, unsettled
-from cnnprof.comparison.limits import PEAKS, TIMES, Limit, that_hold
+from cnnprof.comparison.gate import Terms, cut_short, elsewhere, held, is_open, of_runs, settled, unsettled
+from cnnprof.comparison.limits import PEAKS, TIMES, Limit, refuse_unknown, that_hold
 from cnnprof.comparison.ratios import contrast
-from cnnprof.errors import Interrupted, NoSuchModelError, UsageError
+from cnnprof.errors import ElsewhereError, Interrupted, NoSuchModelError, UsageError
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
-from cnnprof.records import Candidate, Comparison, Doubt, Gate, Mode, Profile, Run, Settings
+from cnnprof.records import Candidate, Comparison, Doubt, Gate, Machine, Mode, Profile, Run, Settings
 from cnnprof.remote import Worker
 from cnnprof.revisions import Checkout, checked_out, tracked, working_tree
 from cnnprof.subjects import Subject, settings_of, subject_of
@@ -43,6 +44,8 @@ class Asked:
     limits: tuple[Limit, ...]
     settings: Settings
     loss: str | None = None
+    machine: Machine | None = None
+    """Of the baseline, where times of another machine are of no use."""
 
     @property
     def peaks(self) -> tuple[Mode, ...]:
@@ -72,15 +75,23 @@ class Asked:
         return subject_of(name, model, self.settings.input_size, self.settings.batch_size, None)
 
 
-def asked(models: Sequence[str], limits: Sequence[Limit], options: Mapping[str, Any], baseline: Run | None) -> Asked:
-    """Put options together; what is not given is as it was for the baseline."""
+def asked(
+    models: Sequence[str], limits: Sequence[Limit], options: Mapping[str, Any], baseline: Run | None, update: bool
+) -> Asked:
+    """Put options together; what is not given is as it was for the baseline, which may be for an update.
+
+    Raises UsageError for a limit on no model.
+    """
     usual = Settings(device="auto") if baseline is None else _here(baseline.settings)
     size, batch = options.get("input_size") or usual.input_size, options.get("batch_size", usual.batch_size)
     given: Any = {name: options.get(name, getattr(usual, name)) for name in _KEPT}
     loss = options.get("loss")
     given["time_s"] = options.get("time")
     settings = settings_of(size, batch, given, loss)
-    question = Asked(named(models), tuple(limits), settings, loss)
+    compared = None if baseline is None or update else baseline.machine
+    question = Asked(named(models), tuple(limits), settings, loss, compared)
+    names = [name for name, _ in question.models]
+    refuse_unknown(limits, [*names, *(each.name for each in baseline.profiles)] if baseline else names)
     modes = question.times or settings.modes
     return replace(question, settings=replace(settings, modes=modes, time_s=question.time_s, ci=_WHOLE_TIME))
 
@@ -135,12 +146,12 @@ def _settled(gate: Gate, measure: Callable[[], Gate], independent: bool = True) 
         return settled(gate, measure(), independent)
     except KeyboardInterrupt:
         raise Interrupted(cut_short(gate)) from None
-    except UsageError as error:
+    except (UsageError, ElsewhereError) as error:
         return unsettled(gate, str(error))
 
 
 def _taken_apart(asked: Asked) -> Run:
-    """Do the same in a new process. Raises UsageError where that is killed."""
+    """Do the same in a new process. Raises UsageError where that is killed, ElsewhereError for what it raises."""
     here = Checkout(Path.cwd(), Path.cwd(), "this once more")
     worker = Worker(here, here)
     try:
@@ -156,9 +167,9 @@ def taken(asked: Asked, progress: Progress = _silent) -> Run:
     Raises Interrupted, with the run as far as it is known.
     """
     subjects = [asked.subject(*each) for each in asked.models]
-    candidates: Mapping[str, Candidate] = {subject.name: _described(subject, asked) for subject in subjects}
     with timing.surroundings(asked.settings):
-        if asked.times:
+        candidates: Mapping[str, Candidate] = {subject.name: _described(subject, asked) for subject in subjects}
+        if asked.times and not (asked.machine and elsewhere(asked.machine, _machine(asked.settings))):
             stream = timing.Workbench(subjects, asked.settings, asked.loss).sessions()
             try:
                 for known in timing.timed(candidates, stream, asked.settings, latency.Clock(), _plan(asked), progress):
@@ -193,18 +204,22 @@ def _described(subject: Subject, asked: Asked) -> Candidate:
 
 def _document(candidates: Sequence[Candidate], settings: Settings) -> Run:
     first, *others = candidates
-    described = machine.describe(settings.device, settings.allocator)
     start: dict[str, Any] = {
         "command": origin.command(),
         "commit": origin.commit(),
         "created": origin.now(),
-        "machine": replace(described, threads=settings.threads or described.threads),
+        "machine": _machine(settings),
         "settings": settings,
     }
     if not others:
         return Profile(**start, profiles=(first,))
     contrasts = tuple(contrast(first, other, settings.margin) for other in others)
     return Comparison(**start, baseline=first.name, profiles=(first, *others), comparisons=contrasts)
+
+
+def _machine(settings: Settings) -> Machine:
+    described = machine.describe(settings.device, settings.allocator)
+    return replace(described, threads=settings.threads or described.threads)
 
 
 # Against a revision --------------------------------------------------------------------------------------------------
@@ -232,10 +247,13 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
         for worker in workers:
             stack.callback(worker.close)
             worker.start(_open, _within(asked, working, worker.checkout), str(worker.checkout.root), str(working.root))
-        here: _Opened = workers[1].result()
+        try:
+            here: _Opened = workers[1].result()
+        except ElsewhereError as error:
+            raise UsageError(str(error)) from None
         try:
             then: _Opened = workers[0].result()
-        except UsageError as error:
+        except (UsageError, ElsewhereError) as error:
             raise UsageError(f"{revision}, of which there is what git holds: {error}") from None
         before, now = then.described, here.described
         calls = {key: how for key, how in here.timed.items() if key in then.timed}
@@ -249,7 +267,7 @@ def _compared(asked: Asked, revision: str, there: Checkout, working: Checkout, p
     before, now = (_with(*each) for each in zip((before, now), times, strict=True))
     run = _document(now, asked.settings)
     gate = held(asked.limits, before, run, f"{revision} ({there.commit})", Terms(measured_s=asked.time_s))
-    doubts = (*_about(here, working), *gate.doubts)
+    doubts = (*_about(here, then, working), *gate.doubts)
     gate = replace(gate, commit=working.commit, doubts=doubts, processes=tuple(worker.pid for worker in workers))
     if interrupted:
         raise Interrupted(cut_short(gate))
@@ -260,13 +278,18 @@ Times = tuple[Mapping[str, Candidate], Mapping[str, Candidate]]
 """Of both states, by the models' names."""
 
 
-def _about(here: "_Opened", working: Checkout) -> Iterator[Doubt]:
+def _about(here: "_Opened", then: "_Opened", working: Checkout) -> Iterator[Doubt]:
     """Say what of both states is not what it seems."""
     if working.commit.endswith("-dirty"):
         said = "it has changes that are not committed, which are part of what was held to the limits"
         yield Doubt("working tree", said)
     for name in here.strangers:
         yield Doubt(name, "it is not of this repository: both sides are the same code")
+    for name in then.borrowed:
+        yield Doubt(name, "git does not hold it: that of the working tree serves both sides")
+    compared = {candidate.name for candidate in then.described}
+    for name in (each for each in here.unheld if each not in compared):
+        yield Doubt(name, "git does not hold its file, so that no revision has it", "git add it; submodules stay out")
 
 
 def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> list[Candidate]:
@@ -282,11 +305,15 @@ def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> li
 def _within(asked: Asked, working: Checkout, checkout: Checkout) -> Asked:
     """Look for files that are named by their whole path in a checkout, too."""
 
-    def moved(text: str) -> str:
-        return text.replace(f"{working.root}/", f"{checkout.root}/")
+    def moved(text: str, name: str) -> str:
+        file = name.rpartition(":")[0]
+        ways = (path for path in (Path(file), Path(file).resolve()) if path.is_relative_to(working.root))
+        inside = next(ways, None) if Path(file).is_absolute() else None
+        return text.replace(file, str(checkout.root / inside.relative_to(working.root)), 1) if inside else text
 
-    loss = None if asked.loss is None else moved(asked.loss)
-    return replace(asked, models=tuple((name, moved(model)) for name, model in asked.models), loss=loss)
+    loss = None if asked.loss is None else moved(asked.loss, asked.loss)
+    models = tuple((name, moved(model, catalog.parse(model).name)) for name, model in asked.models)
+    return replace(asked, models=models, loss=loss)
 
 
 def _timed(
@@ -389,9 +416,9 @@ class _Bench:
             with suppress(NoSuchModelError) if of_a_revision else nullcontext():  # which does not have it yet
                 self.subjects.append(asked.subject(name, model))
         settings, self.limits = asked.settings, asked.limits
-        self.described = [_described(subject, asked) for subject in self.subjects]
         self.stack = ExitStack()
         self.stack.enter_context(timing.surroundings(settings))
+        self.described = [_described(subject, asked) for subject in self.subjects]
         self.makers = timing.Workbench(self.subjects, settings, asked.loss).makers()
         on_cuda = torch.device(settings.device).type == "cuda"
         self.timer = latency.cuda_timer(settings.device) if on_cuda else latency.wall_timer(latency.Clock())
@@ -436,16 +463,31 @@ class _Opened:
     timed: dict[latency.Key, _How]
     strangers: list[str]
     """Models whose code is not of the repository."""
+    unheld: list[str]
+    """Models whose file git does not hold."""
+    borrowed: list[str]
+    """Modules that a revision lacks, as git does not hold them, and that came from the working tree."""
 
 
 def _open(asked: Asked, checkout: str, working: str) -> _Opened:
     """Build the models that are there, and tell what needs no clock. Raises UsageError where code is of elsewhere."""
     _bench[:] = [_Bench(asked, checkout != working)]
-    strays = _strays(Path(checkout), Path(working))
+    there, here = Path(checkout), Path(working)
+    held = tracked(here)
+    borrowed = _of_working_tree(here) if there != here else {}
+    strays = [name for name, file in borrowed.items() if file in held or (there / file.relative_to(here)).exists()]
     if strays:
         raise UsageError(f"{strays[0]} was imported from the working tree, not from the revision; {_EDITABLE}")
-    strangers = [name for name, model in asked.models if not _is_of(Path(checkout), *_source(model))]
-    return _Opened(_bench[0].described, _bench[0].timed, strangers)
+    _refuse_copies(there)
+    sources = {name: _source(model) for name, model in asked.models}
+    ours = {name: file for name, (where, file) in sources.items() if _is_of(there, where, file)}
+    return _Opened(
+        _bench[0].described,
+        _bench[0].timed,
+        strangers=[name for name in sources if name not in ours],
+        unheld=[name for name, file in ours.items() if there == here and file not in held],
+        borrowed=[*borrowed],
+    )
 
 
 _EDITABLE = "put its folder on PYTHONPATH, or install it in editable form"
@@ -464,31 +506,52 @@ def _is_of(checkout: Path, where: str, file: Path | None) -> bool:
     """Say whether code is of a checkout. Raises UsageError where that holds it, but another copy was imported."""
     if file is None:
         return False
-    if file.is_relative_to(checkout) and "site-packages" not in file.parts:
+    if file.is_relative_to(checkout) and not _is_installed(file):
         return True
-    if where.endswith(".py"):
-        return False
-    parts = Path(*where.split("."))
-    for folder in (checkout, checkout / "src", Path.cwd()):
-        if (folder / parts.with_suffix(".py")).is_file() or (folder / parts / "__init__.py").is_file():
-            raise UsageError(f"{where} was imported from where it is installed, not from the repository; {_EDITABLE}")
+    if not where.endswith(".py"):
+        _refuse_copy(checkout, where)
     return False
 
 
-def _strays(checkout: Path, working: Path) -> list[str]:
-    """Name modules that came from the working tree although git holds them; cnnprof's own measure both."""
-    if checkout == working:
-        return []
+def _is_installed(file: Path) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
+
+
+def _refuse_copies(checkout: Path) -> None:
+    """Raise UsageError where any module that was imported is a copy of one of the repository."""
     own = Path(__file__).parent
-    files = {
+    named = {path.stem for folder in _roots(checkout) if folder.is_dir() for path in folder.iterdir()}
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "")
+        if name.partition(".")[0] in named and _is_installed(file) and not file.is_relative_to(own):
+            _refuse_copy(checkout, name)
+
+
+def _refuse_copy(checkout: Path, name: str) -> None:
+    parts = Path(*name.split("."))
+    for folder in _roots(checkout):
+        if (folder / parts.with_suffix(".py")).is_file() or (folder / parts / "__init__.py").is_file():
+            raise UsageError(f"{name} was imported from where it is installed, not from the repository; {_EDITABLE}")
+
+
+def _roots(checkout: Path) -> tuple[Path, ...]:
+    """Return where a repository's packages lie."""
+    return checkout, checkout / "src", Path.cwd(), Path.cwd() / "src"
+
+
+def _of_working_tree(working: Path) -> dict[str, Path]:
+    """Return modules that came from the working tree, and their files.
+
+    cnnprof's own measure both states, and an environment within the tree serves both.
+    """
+    own, standard = Path(__file__).parent, sysconfig.get_path("stdlib")
+    return {
         name: path
         for name, module in list(sys.modules.items())
         if (file := getattr(module, "__file__", None))
         and (path := Path(file).resolve()).is_relative_to(working)
-        and not path.is_relative_to(own)
+        and not (_is_installed(path) or path.is_relative_to(standard) or path.is_relative_to(own))
     }
-    held = tracked(working) if files else set()
-    return [name for name, path in files.items() if path in held or (checkout / path.relative_to(working)).exists()]
 
 
 def _make(name: str, mode: Mode) -> None:

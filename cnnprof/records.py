@@ -1039,7 +1039,11 @@ class Gate(Shown):
 
     @property
     def exit_code(self) -> int:
-        """0: passed; 1: something grew beyond its limit; 3: a time is inconclusive, or MACs are no longer counted."""
+        """0: passed; 1: something grew beyond its limit; 3: open.
+
+        That is a time whose interval decides nothing, a number that is no longer there or counted, and a peak that
+        kernels of another machine may explain. What is inconclusive may be told to pass where it is a time.
+        """
         verdicts = {result.verdict for result in self.results}
         if "failed" in verdicts or ("inconclusive" in verdicts and self.inconclusive == "fail"):
             return 1

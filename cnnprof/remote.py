@@ -5,12 +5,14 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from cnnprof.errors import ElsewhereError, UsageError, said
-from cnnprof.revisions import Checkout, tracked
+from cnnprof.revisions import Checkout, is_ignored, tracked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +37,7 @@ class Worker:
             stderr=subprocess.DEVNULL,
         )
         self.checkout = checkout
+        self._greeted = False
 
     @property
     def pid(self) -> int:
@@ -51,9 +54,14 @@ class Worker:
             raise UsageError(self._end()) from None
 
     def result(self) -> Any:
-        """Wait for what was asked for. Raises UsageError where that failed, or the process ended."""
+        """Wait for what was asked for.
+
+        Raises what it raised: UsageError, or ElsewhereError in place of any other. UsageError where the process ended.
+        """
         assert self._process.stdout is not None
         try:
+            if not self._greeted:  # Python's start may print, by sitecustomize for one
+                self._greeted = any(line == _GREETING for line in self._process.stdout)
             result, failure = pickle.load(self._process.stdout)
         except (EOFError, pickle.UnpicklingError):
             raise UsageError(self._end()) from None
@@ -86,6 +94,8 @@ class Worker:
         self._process.communicate()
 
 
+_GREETING = b"cnnprof listens\n"
+"""What follows are answers."""
 _ENDS_WITHIN_S = 10.0
 """A process that answers no more is about to end, unless something else printed where its answers go."""
 
@@ -98,6 +108,7 @@ def serve(checkout: str, working: str) -> None:
     with Path(os.devnull).open("r+b") as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(nothing.fileno(), 1)
+    answers.write(b"\n" + _GREETING)
     while True:
         try:
             function, args, kwargs = pickle.load(questions)
@@ -117,7 +128,7 @@ def _import_from(checkout: str, working: str) -> None:
     """Let what would be imported from a folder of the working tree come from the same folder of a checkout.
 
     That goes for packages that are installed from there in editable form, too, which are looked for last; what git does
-    not hold (a virtual environment within the tree) stays where it is.
+    not hold (a virtual environment within the tree) stays where it is, and so do files that a build writes.
     """
     if checkout == working:
         return
@@ -129,6 +140,26 @@ def _import_from(checkout: str, working: str) -> None:
     held = tracked(Path(working))
     moved = (_moved(entry, Path(checkout), Path(working), held) for entry in (*sys.path, *editable))
     sys.path[:] = dict.fromkeys(filter(None, moved))
+    sys.meta_path.append(_Built(Path(checkout), Path(working)))
+
+
+@dataclass(frozen=True)
+class _Built:
+    """Finds what a checkout lacks because git ignores it: a package's _version.py, compiled extensions."""
+
+    checkout: Path
+    working: Path
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+        """Look beside the working tree's own files, last of all."""
+        folders = [Path(entry) for entry in (sys.path if path is None else path)]
+        twins = [
+            str(self.working / folder.relative_to(self.checkout))
+            for folder in folders
+            if folder.is_relative_to(self.checkout)
+        ]
+        found = PathFinder.find_spec(name, twins)
+        return found if found and found.origin and is_ignored(self.working, Path(found.origin)) else None
 
 
 def _moved(entry: str, checkout: Path, working: Path, held: Set[Path]) -> str | None:

@@ -58,8 +58,11 @@ def checked_out(revision: str) -> Iterator[Checkout]:
     Submodules and files that git does not hold are not in it.
     """
     working, commit = working_tree(), commit_of(revision)
-    _remove_left_over(working.root)
-    path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()
+    try:
+        _remove_left_over(working.root)
+        path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")).resolve()
+    except OSError as error:
+        raise UsageError(f"--against {revision!r}: no folder can be made for it: {error}; see TMPDIR") from None
     keeper = subprocess.Popen(
         [sys.executable, "-I", _worktree.__file__, str(working.root), commit, str(path)],
         stdin=subprocess.PIPE,
@@ -108,6 +111,15 @@ def _is_left_over(path: Path) -> bool:
 def tracked(root: Path) -> set[Path]:
     """Return the files of a working tree that git holds."""
     return {root / name for name in _git(root, "ls-files", "-z").split("\0") if name}
+
+
+def is_ignored(root: Path, path: Path) -> bool:
+    """Say whether a working tree's git ignores a file, as it does what a build writes."""
+    try:
+        _git(root, "check-ignore", "--quiet", str(path))
+    except _RefusedError:
+        return False
+    return True
 
 
 class _RefusedError(UsageError):

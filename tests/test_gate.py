@@ -170,10 +170,26 @@ def test_layers_that_changed_are_listed_with_what_they_were():
     ]
 
 
-@pytest.mark.parametrize("text", ["other/params:0%", "net/nolayer*/params:0%", "net/conv0/latency:5%"])
-def test_a_limit_that_is_on_nothing_is_refused(text):
-    with pytest.raises(UsageError, match="limit"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("other/params:0%", "no model is called 'other'"),
+        ("nets/my.py:Net/latency:5%", "no model is called 'nets/my.py:Net'"),
+        ("net/nolayer*/params:0%", r"no layer is called 'nolayer\*'"),
+        ("net/conv0/latency:5%", "latency is known of a model alone"),
+    ],
+)
+def test_a_limit_that_is_on_nothing_is_refused(text, said):
+    with pytest.raises(UsageError, match=said):
         judged(text, candidate(), candidate())
+
+
+def test_a_name_that_layers_are_within_is_told():
+    net = candidate()
+    layers = tuple(replace(layer, path=f"block.{layer.path}") for layer in net.analysis.layers)
+    net = replace(net, analysis=replace(net.analysis, layers=layers))
+    with pytest.raises(UsageError, match=r"no layer is called 'block', then or now; block\.\* are those within it"):
+        judged("net/block/params:0%", net, net)
 
 
 @pytest.mark.parametrize("metric", ["latency", "peak_bytes"])
@@ -333,6 +349,26 @@ def test_times_of_another_machine_are_not_compared_but_counts_are():
     assert [each.verdict for each in found.results] == ["passed", "skipped"]
     assert "cpu" in found.results[1].message
     assert found.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("machine", "verdict"),
+    [
+        ({}, "failed"),
+        ({"memory_bytes": 1 << 31, "python": "3.12"}, "failed"),
+        ({"threads": 8}, "inconclusive"),
+        ({"cpu": "another CPU", "instructions": "AVX512"}, "inconclusive"),
+    ],
+)
+def test_a_larger_peak_on_another_machine_may_be_that_of_its_kernels(machine, verdict):
+    peaks = (candidate(memory=ByMode(inference=Memory(peak, 0, "conv1"))) for peak in (100, 110))
+    before, now = (Profile("", None, "", MACHINE, Settings(), (each,)) for each in peaks)
+    now = replace(now, machine=replace(MACHINE, **machine))
+    (result,) = gate.of_runs([limits.parsed("peak_bytes:5%")], before, now, "f").results
+    assert result.verdict == verdict
+    assert all(name in result.message for name in machine if verdict == "inconclusive")
+    (result,) = gate.of_runs([limits.parsed("peak_bytes:10%")], before, now, "f").results
+    assert result.verdict == "passed"
 
 
 def test_times_of_other_settings_are_not_compared():

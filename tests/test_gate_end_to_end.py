@@ -6,14 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from cnnprof import gating
+from cnnprof.comparison import limits
 from cnnprof.records import Candidate, Settings
+from cnnprof.revisions import Checkout
 
 NET = """
 from torch import nn
@@ -105,6 +110,7 @@ def test_the_project_says_what_is_gated(run, monkeypatch):
         ('models = "a"', "models is 'a'; a list of texts was expected"),
         ("batch-size = true", "a whole number was expected"),
         ('inconclusive = "maybe"', "pass or fail was expected"),
+        ('input-sizes = ["3x32x32", "3x64x64"]', "one for all, such as 3x224x224"),
         ("models = [", "cannot be read"),
     ],
 )
@@ -114,6 +120,12 @@ def test_a_table_that_says_something_else_is_refused(run, table, said):
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_file_that_is_no_project_s_is_passed_over(run):
+    Path("pyproject.toml").write_text("tool = 1\n")
+    code, _, err = run("gate")
+    assert (code, err.split(" (")[0]) == (2, "cnnprof: gate lacks a MODEL")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +138,7 @@ def test_a_table_that_says_something_else_is_refused(run, table, said):
         (["gate", "a.json", "--against", "main", *LIMITS], "a saved run is held to another, and alone"),
         (["gate", "a.json", "--against", "b.json", *LIMITS], "a.json: cannot be read"),
         (["gate", "net.py:Net", "net.py:Net", "--against", "main", *LIMITS], "is asked for twice"),
+        (["gate", "net.py:Net", "--against", "nosuch", "--fail-on", "my/latency:5%"], "no model is called 'my'"),
     ],
 )
 def test_what_cannot_be_gated_is_said_in_a_line(run, arguments, said):
@@ -170,6 +183,36 @@ def test_a_model_that_a_revision_does_not_have_is_said_and_others_are_compared(r
 
 
 @pytest.mark.slow
+def test_what_git_does_not_hold_is_told_of(run):
+    Path("pkg").mkdir()
+    Path(".gitignore").write_text("_version.py\n")
+    Path("pkg/_version.py").write_text("WIDTH = 8\n")
+    Path("pkg/__init__.py").write_text(f"from pkg._version import WIDTH\n{NET.replace('width=8', 'width=WIDTH')}")
+    git("add", "-A")
+    git("commit", "--quiet", "-m", "a package")
+    Path("more.py").write_text(NET)
+    models = ["pkg:Net", "more.py:Net"]
+    code, out, err = run("gate", *models, "--input-size", "3x16x16", "--against", "HEAD", *LIMITS, "--json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert {each["model"]: each["verdict"] for each in document["results"]} == {"pkg:Net": "passed"}
+    about = {each["about"]: each["message"] for each in reversed(document["doubts"])}
+    assert about["pkg._version"] == "git does not hold it: that of the working tree serves both sides"
+    assert about["more.py:Net"] == "git does not hold its file, so that no revision has it"
+
+
+@pytest.mark.slow
+def test_an_argument_that_a_revision_does_not_know_is_that_of_a_new_model(run):
+    Path("net.py").write_text(NET.replace("width=8", "width=8, depth=1"))
+    models = ["net.py:Net", "deep=net.py:Net(depth=2)"]
+    code, out, _ = run("gate", *models, "--input-size", "3x16x16", "--against", "HEAD", *LIMITS, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert {each["model"] for each in document["results"]} == {"net.py:Net"}
+    assert [each["about"] for each in document["doubts"]] == ["working tree", "deep"]
+
+
+@pytest.mark.slow
 def test_a_revision_that_does_not_import_is_said(run):
     Path("net.py").write_text("import nosuchpackage\n")
     git("commit", "--quiet", "-am", "broken")
@@ -190,7 +233,7 @@ def test_a_model_that_the_working_tree_does_not_have_is_said(run):
 
 def test_a_longer_time_has_more_sessions_and_all_of_it_is_measured():
     def asked(**options):
-        return gating.asked(["resnet18", "cnn"], [], options, None)
+        return gating.asked(["resnet18", "cnn"], [], options, None, update=False)
 
     assert [gating._plan(asked(time=time_s)).sessions for time_s in (1.0, 10.0, 45.0)] == [20, 20, 90]
     assert (asked().time_s, asked(time=3.0).time_s, asked().settings.ci) == (10.0, 3.0, 0.0)
@@ -199,6 +242,49 @@ def test_a_longer_time_has_more_sessions_and_all_of_it_is_measured():
 def test_a_run_tells_the_threads_that_were_asked_for():
     found = gating._document([Candidate("net", analysis=None)], Settings(threads=3))
     assert found.machine.threads == 3
+
+
+def test_memory_is_predicted_with_the_threads_that_are_asked_for(monkeypatch):
+    seen = []
+    monkeypatch.setattr(gating, "_described", lambda subject, asked: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(gating, "_document", lambda candidates, settings: None)
+    for threads in (1, 2):
+        gating.taken(gating.asked(["cnn"], [limits.parsed("params:0%")], {"threads": threads}, None, update=False))
+    assert seen == [1, 2]
+
+
+def test_nothing_is_timed_for_a_baseline_of_another_machine(run):
+    limit = [limits.parsed("latency:5%")]
+
+    def is_timed(baseline, update=False):
+        found = gating.taken(
+            gating.asked(["net.py:Net"], limit, {"input_size": (3, 8, 8), "time": 0.2}, baseline, update)
+        )
+        return found.profiles[0].latency.inference is not None
+
+    here = gating._document([Candidate("net.py:Net", analysis=None)], Settings())
+    there = replace(here, machine=replace(here.machine, cpu="another CPU"))
+    assert [is_timed(None), is_timed(here), is_timed(there, update=True), is_timed(there)] == [True, True, True, False]
+
+
+def test_a_whole_path_is_looked_for_in_a_checkout(tmp_path):
+    for name in ("app", "srv/app"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "app")
+    working = Checkout(tmp_path / "app", tmp_path / "app", "")
+    there = Checkout(tmp_path / "there", tmp_path / "there", "")
+
+    def moved(file):
+        asked = gating.asked([f"a={file}:Net(width=3)@b=2"], [], {"loss": f"{file}:loss"}, None, update=False)
+        within = gating._within(asked, working, there)
+        return within.models[0][1], within.loss
+
+    elsewhere = f"{tmp_path}/srv/app/net.py"
+    for name in ("app", "link"):
+        expected = f"a={tmp_path}/there/net.py:Net(width=3)@b=2", f"{tmp_path}/there/net.py:loss"
+        assert moved(f"{tmp_path}/{name}/net.py") == expected
+    assert moved(elsewhere) == (f"a={elsewhere}:Net(width=3)@b=2", f"{elsewhere}:loss")
+    assert moved("net.py") == ("a=net.py:Net(width=3)@b=2", "net.py:loss")
 
 
 def test_a_device_that_is_not_here_is_left_open():
@@ -325,10 +411,12 @@ def test_code_of_elsewhere_is_told_or_refused(run, monkeypatch):
     assert "both sides are the same code" in json.loads(out)["doubts"][0]["message"]
     Path("src").mkdir()
     Path("src/nets.py").write_text(NET)
-    git("add", "src")
-    code, _, err = run("gate", *arguments)
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert "imported from where it is installed" in err
+    Path("uses.py").write_text("from nets import Net\n")
+    git("add", "src", "uses.py")
+    for model in ("nets:Net", "uses.py:Net"):
+        code, _, err = run("gate", model, *arguments[1:])
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert "nets was imported from where it is installed" in err
 
 
 @pytest.mark.slow
@@ -356,8 +444,11 @@ def test_what_is_compiled_is_compiled_once(run):
 
 def threads_at_work(pid):
     """Count the threads that have computed for a while in the processes that one has started."""
-    children = psutil.Process(pid).children(recursive=True)
-    return sum(each.user_time > 0.5 for child in children for each in child.threads())
+    found = 0
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # git's end at any moment
+            found += sum(each.user_time > 0.5 for each in child.threads())
+    return found
 
 
 @pytest.mark.slow
@@ -402,7 +493,8 @@ def test_ctrl_c_shows_what_was_counted_by_then(run):
         text=True,
     ) as process:
         ends = time.monotonic() + 120
-        while threads_at_work(process.pid) < 4 and time.monotonic() < ends:  # two of each of the two that measure
+        at_work = 2 * min(2, torch.get_num_threads())  # of the two that measure
+        while threads_at_work(process.pid) < at_work and time.monotonic() < ends:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         try:

@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import alive, wait_for
 
 from cnnprof import remote, revisions
 from cnnprof.errors import ElsewhereError, UsageError, said
@@ -76,13 +76,6 @@ def test_it_is_gone_after_a_kill(repository, how):
     wait_for(lambda: left_over(repository) == 0)
 
 
-def wait_for(condition, within_s=20):
-    ends = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.05)
-
-
 def test_what_a_machine_left_that_was_switched_off_is_removed(repository):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -139,6 +132,15 @@ def test_no_repository_is_said(tmp_path, monkeypatch):
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_said(repository, monkeypatch):
+    def full(prefix):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(UsageError, match="No space left on device"), revisions.checked_out("HEAD"):
+        pass
+
+
 def test_no_git_is_said(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match="there is no git on this machine"), revisions.checked_out("HEAD"):
@@ -189,6 +191,17 @@ def printing():
     return 5
 
 
+def test_what_python_prints_at_its_start_disturbs_nothing(repository, tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    prints = "print('Loading the modules', flush=True)\nprint('and', end=' more', flush=True)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(prints)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parent)]))
+    here = revisions.working_tree()
+    worker = Worker(here, here)
+    assert [worker.call(printing), worker.call(printing)] == [5, 5]
+    worker.close()
+
+
 def test_a_process_that_is_killed_is_said_in_a_line(both):
     with pytest.raises(UsageError, match="was killed by SIGKILL, out of memory perhaps"):
         both[0].call(os.kill, both[0].pid, signal.SIGKILL)
@@ -214,12 +227,6 @@ def test_a_process_ends_with_whoever_started_it(repository):
     wait_for(lambda: not alive(worker))
 
 
-def alive(pid):
-    import psutil
-
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
 def test_a_package_that_is_installed_in_editable_form_comes_from_the_checkout(repository, tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
@@ -242,6 +249,22 @@ sys.meta_path.append(Finder)
     with revisions.checked_out("HEAD") as there:
         worker = Worker(there, revisions.working_tree())
         assert worker.call(value_of, "sub") == "new"
+        worker.close()
+
+
+def test_what_a_build_wrote_is_found_where_a_revision_lacks_it_and_what_git_holds_is_not(repository, monkeypatch):
+    Path(".gitignore").write_text("_version.py\nbuilt.py\n")
+    for name in ("sub/__init__.py", "sub/later.py", "sub/_version.py", "built.py"):
+        Path(name).write_text("VALUE = 7\n")
+    git("add", "sub/__init__.py")
+    git("commit", "--quiet", "-m", "a package")
+    git("add", "sub/later.py")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(repository), str(Path(__file__).parent)]))
+    with revisions.checked_out("HEAD") as there:
+        worker = Worker(there, revisions.working_tree())
+        assert [worker.call(value_of, name) for name in ("sub._version", "built")] == [7, 7]
+        with pytest.raises(ElsewhereError, match=r"No module named 'sub\.later'"):
+            worker.call(value_of, "sub.later")
         worker.close()
 
 

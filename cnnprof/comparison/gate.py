@@ -8,7 +8,16 @@ from fractions import Fraction
 from cnnprof import origin, statistics, units
 from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.joined import differing
-from cnnprof.comparison.limits import EXACT, OF_LAYERS, PEAKS, TIMES, Limit, by_layer, is_like, that_hold
+from cnnprof.comparison.limits import (
+    EXACT,
+    PEAKS,
+    TIMES,
+    Limit,
+    by_layer,
+    is_like,
+    refuse_unknown,
+    that_hold,
+)
 from cnnprof.comparison.ratios import TimeRatioOf, in_runs_apart, in_two_processes
 from cnnprof.errors import UsageError
 from cnnprof.records import (
@@ -19,6 +28,7 @@ from cnnprof.records import (
     GateTimes,
     GateVerdict,
     LayerChange,
+    Machine,
     Run,
     Settings,
     TimeRatio,
@@ -40,6 +50,8 @@ class Terms:
     """Seconds in which times were taken; None where that is not known."""
     why_no_time: str = ""
     """Why times are not compared, where they are not."""
+    other_kernels: str = ""
+    """What differs between the machines of what a kernel's own memory depends on."""
     settings: tuple[Settings, Settings] | None = None
     """Then and now; None where they are the same."""
     hint: str = ""
@@ -80,7 +92,12 @@ def of_runs(
         gate = held(limits, (), run, against, terms)
         none = Doubt(against, "it is not there yet", "--update writes it")
         return replace(gate, doubts=(none, *_doubts(run)))
-    terms = replace(terms, why_no_time=_elsewhere(baseline, run), settings=(baseline.settings, run.settings))
+    terms = replace(
+        terms,
+        why_no_time=elsewhere(baseline.machine, run.machine),
+        other_kernels=_differing_kernels(baseline.machine, run.machine),
+        settings=(baseline.settings, run.settings),
+    )
     gate = held(limits, baseline.profiles, run, against, terms)
     sides = {"the baseline": baseline, "this run": run}
     broken_off = [Doubt(name, "measuring it was interrupted") for name, side in sides.items() if side.partial]
@@ -106,12 +123,17 @@ def lost(baseline: Run, run: Run) -> tuple[str, ...]:
     return (*models, *numbers)
 
 
-def _elsewhere(baseline: Run, run: Run) -> str:
-    """Say how machines differ, and what they were told; empty where they do not."""
-    names = differing(baseline.machine, run.machine)
+def elsewhere(then: Machine, now: Machine) -> str:
+    """Say how a machine differs from a baseline's, and in what it was told; empty where it does not."""
+    names = differing(then, now)
     if not {"threads", "allocator"}.issuperset(names):
         return f"its machine is another: {', '.join(names)}"
-    return "; ".join(_otherwise(name, *(getattr(each.machine, name) for each in (baseline, run))) for name in names)
+    return "; ".join(_otherwise(name, getattr(then, name), getattr(now, name)) for name in names)
+
+
+def _differing_kernels(then: Machine, now: Machine) -> str:
+    names = ("cpu", "instructions", "threads", "torch", "device_name")
+    return ", ".join(name for name in names if getattr(then, name) != getattr(now, name))
 
 
 def _otherwise(name: str, then: object, now: object) -> str:
@@ -183,7 +205,7 @@ def _held(pair: Pair, limit: Limit, terms: Terms) -> GateResult:
     other = terms.otherwise(pair, OF_NUMBER.get(limit.metric, ()))
     if limit.metric in TIMES:
         return _time(pair, limit, terms, terms.why_no_time or other)
-    return _exact(pair, limit, other)
+    return _exact(pair, limit, other, terms.other_kernels)
 
 
 def _unknown(candidate: Candidate, limit: Limit, verdict: GateVerdict, message: str) -> GateResult:
@@ -276,11 +298,11 @@ def _pairs(baseline: Sequence[Candidate], candidates: Sequence[Candidate]) -> li
 
 
 def _mean(first_s: float | None, second_s: float | None) -> float | None:
-    return math.sqrt(first_s * second_s) if first_s and second_s else first_s or second_s
+    return math.sqrt(first_s * second_s) if first_s and second_s else None
 
 
 def _measured(result: GateResult) -> statistics.Measured | None:
-    if result.metric not in TIMES or result.change is None or result.ci95 is None:
+    if result.change is None or result.ci95 is None:
         return None
     return 1 + result.change, (1 + result.ci95[0], 1 + result.ci95[1])
 
@@ -299,6 +321,7 @@ def without_baseline(baseline: Sequence[Candidate], candidates: Sequence[Candida
 
 def _refuse_idle(limits: Sequence[Limit], everywhere: Sequence[Candidate], pairs: Sequence[Pair], terms: Terms) -> None:
     names = {candidate.name for candidate in everywhere}
+    refuse_unknown(limits, names)
     for limit in limits:
         if any(limit.holds_of(name) for name in names):
             both = [pair for pair in pairs if limit.holds_of(pair[1].name)]
@@ -306,16 +329,12 @@ def _refuse_idle(limits: Sequence[Limit], everywhere: Sequence[Candidate], pairs
             if both and not measured and not _is_known(both, limit.metric):
                 raise UsageError(f"limit {limit}: neither the baseline nor this run holds {limit.metric}")
             continue
-        if limit.where.count("/") and limit.metric not in OF_LAYERS:
-            raise UsageError(
-                f"limit {limit}: {limit.metric} is known of a model alone; of layers, {', '.join(OF_LAYERS)}"
-            )
         patterns = {name: pattern for name in names if (pattern := limit.layers_of(name)) is not None}
-        if not patterns:
-            raise UsageError(f"limit {limit}: no model is called {limit.where!r}; there are {', '.join(sorted(names))}")
         both = [pair for pair in pairs if pair[1].name in patterns]
         if both and not any(_chosen(pair, limit, patterns[pair[1].name]) for pair in both):
-            raise UsageError(f"limit {limit}: no layer is called {patterns[both[0][1].name]!r}, then or now")
+            pattern = patterns[both[0][1].name]
+            within = f"; {pattern}.* are those within it" if _chosen(both[0], limit, f"{pattern}.*") else ""
+            raise UsageError(f"limit {limit}: no layer is called {pattern!r}, then or now{within}")
 
 
 def _is_known(pairs: Sequence[Pair], metric: str) -> bool:
@@ -337,7 +356,7 @@ def _other_inputs(before: Candidate, now: Candidate) -> str | None:
 # Exact numbers -------------------------------------------------------------------------------------------------------
 
 
-def _exact(pair: Pair, limit: Limit, why_not: str) -> GateResult:
+def _exact(pair: Pair, limit: Limit, why_not: str, other_kernels: str) -> GateResult:
     before, now = (EXACT[limit.metric](each) for each in pair)
     if before is None:
         return _unknown(pair[1], limit, "skipped", "not in the baseline")
@@ -356,9 +375,15 @@ def _exact(pair: Pair, limit: Limit, why_not: str) -> GateResult:
     assert here is not None
     ways = ["measured" if memory.predicted_in is None else "predicted" for memory in (then, here)]
     said = "" if ways[0] == ways[1] else f"the baseline's was {ways[0]}, this one is {ways[1]}"
+    if verdict == "failed" and other_kernels:
+        verdict, said = "inconclusive", _KERNELS.format(other_kernels)
     return _result(pair, limit, here.predicted_in if now > before else None, before, now, verdict, said)
 
 
+_KERNELS = (
+    "what kernels take for themselves depends on what differs from the baseline's machine: {}; --against REVISION, or "
+    "a baseline of this machine, would tell"
+)
 ARITHMETIC = ("macs", "flops")
 
 
@@ -448,15 +473,17 @@ def _time(pair: Pair, limit: Limit, terms: Terms, why_not: str) -> GateResult:
     before, now = (each.latency[mode] for each in pair)
     if pair[1].failure:
         return _unknown(pair[1], limit, "failed", pair[1].failure)
-    if now is None and before is not None:
-        return _unknown(pair[1], limit, "inconclusive", GONE)
-    if before is None or now is None:
+    if before is None:
         failure = pair[0].failure
         said = f"the baseline failed: {failure}" if failure else "not in the baseline"
         return _unknown(pair[1], limit, "skipped", said)
-    unknown = replace(_unknown(pair[1], limit, "skipped", why_not), baseline=before.median_s, candidate=now.median_s)
+    unknown = replace(
+        _unknown(pair[1], limit, "skipped", why_not), baseline=before.median_s, candidate=now.median_s if now else None
+    )
     if why_not:
         return unknown
+    if now is None:
+        return replace(unknown, verdict="inconclusive", message=GONE)
     ratio = terms.time_ratio(before, now, statistics.MARGIN, 1.0)
     if ratio is None or ratio.ratio is None or ratio.ci95 is None or ratio.sessions < statistics.MIN_SESSIONS:
         few = min(len(each.sessions) for each in (before, now)) < statistics.MIN_SESSIONS

@@ -1,7 +1,7 @@
 """How much a number may grow: limits as people write them, and the numbers that they are on. No torch."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -59,6 +59,20 @@ def parsed(text: str) -> Limit:
 
 
 _LIMIT = re.compile(r"(?P<where>.+/)?(?P<metric>[A-Za-z_-]+)\s*:\s*(?P<percent>\d+(\.\d*)?|\.\d+)\s*%")
+
+
+def refuse_unknown(limits: Sequence[Limit], models: Collection[str]) -> None:
+    """Raise UsageError for a limit on no model, and for one of layers on what is not known of layers."""
+    for limit in limits:
+        if any(limit.holds_of(name) for name in models):
+            continue
+        if all(limit.layers_of(name) is None for name in models):
+            known = ", ".join(sorted(models))
+            raise UsageError(f"limit {limit}: no model is called {limit.where!r}; there are {known}")
+        if limit.metric not in OF_LAYERS:
+            raise UsageError(
+                f"limit {limit}: {limit.metric} is known of a model alone; of layers, {', '.join(OF_LAYERS)}"
+            )
 
 
 def that_hold(limits: Sequence[Limit], model: str) -> list[Limit]:

@@ -104,7 +104,8 @@ def _said(result: GateResult) -> str:
 
 def _where(result: GateResult) -> str:
     """Most in layer3.0.conv1; empty where that is not known, or where a layer is what is limited."""
-    if result.layer is None or result.layers or result.verdict == "inconclusive":  # its message names the layer
+    named = result.verdict == "inconclusive" and result.metric not in PEAKS  # by its message
+    if result.layer is None or result.layers or named:
         return ""
     return f"{'its peak is' if result.metric in PEAKS else 'most'} in {_layer(result.layer)}"
 
