@@ -23,7 +23,7 @@ bench: $(READY)
 	$(BENCH) --benchmark-autosave
 	$(BIN)/python bench/readme.py
 
-# Beside the run that `make bench` saved last, to whose counts the networks are held; saves nothing.
+# Beside the run that `make bench` saved last, to whose counts and peaks networks are held; saves nothing.
 HELD := --cnnprof-fail-on params:0% --cnnprof-fail-on macs:0% --cnnprof-fail-on peak_bytes:2%
 
 bench-compare: $(READY)

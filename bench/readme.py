@@ -90,7 +90,7 @@ def spread(found: list[Benchmark]) -> str:
 
 
 def networks(found: list[Benchmark]) -> str:
-    """Lay out networks with the median of each mode, and how many reference convolutions it lasts."""
+    """Lay out networks with the median of each mode, also in reference convolutions."""
     columns = [f"{mode}{what}" for mode in MODES for what in ("", ": peak", ": in convolutions")]
     rows = []
     for network, by_what in by_group(found).items():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cnnprof.errors import UsageError
+from cnnprof.errors import UsageError, is_count
 
 
 def _texts(value: Any) -> list[str]:
@@ -34,10 +34,10 @@ def _text(value: Any) -> str:
 
 def _size(value: Any) -> str:
     """Read 3x224x224, 224, or a list of three."""
-    numbers = value if isinstance(value, list) else [value]
     if isinstance(value, str):
         return value
-    if not all(isinstance(each, int) and not isinstance(each, bool) for each in numbers):
+    numbers = value if isinstance(value, list) else [value]
+    if not all(map(is_count, numbers)):
         raise TypeError("one for all, such as 3x224x224 or 224 (of one model: MODEL@input-size=3x32x32)")
     return "x".join(map(str, numbers))
 

@@ -1,10 +1,11 @@
 """Models against a saved run or a revision: makes what is compared, here or in two processes that take turns."""
 
+import os
 import random
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +46,7 @@ class Asked:
     settings: Settings
     loss: str | None = None
     machine: Machine | None = None
-    """Of the baseline, where times of another machine are of no use."""
+    """The baseline's: on another one nothing is timed. None: always."""
 
     @property
     def peaks(self) -> tuple[Mode, ...]:
@@ -151,7 +152,7 @@ def _settled(gate: Gate, measure: Callable[[], Gate], independent: bool = True) 
 
 
 def _taken_apart(asked: Asked) -> Run:
-    """Do the same in a new process. Raises UsageError where that is killed, ElsewhereError for what it raises."""
+    """Do the same in a new process. Raises UsageError where that is killed, and as `Worker.result` does."""
     here = Checkout(Path.cwd(), Path.cwd(), "this once more")
     worker = Worker(here, here)
     try:
@@ -287,9 +288,13 @@ def _about(here: "_Opened", then: "_Opened", working: Checkout) -> Iterator[Doub
         yield Doubt(name, "it is not of this repository: both sides are the same code")
     for name in then.borrowed:
         yield Doubt(name, "git does not hold it: that of the working tree serves both sides")
+    for name in here.copies:
+        yield Doubt(name, "the repository holds it, but it was imported from elsewhere, by both sides", _EDITABLE)
     compared = {candidate.name for candidate in then.described}
-    for name in (each for each in here.unheld if each not in compared):
-        yield Doubt(name, "git does not hold its file, so that no revision has it", "git add it; submodules stay out")
+    for name in here.unheld:
+        if name not in compared:
+            said = "git does not hold its file, so that no revision has it"
+            yield Doubt(name, said, "commit it; submodules are not checked out")
 
 
 def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> list[Candidate]:
@@ -307,7 +312,8 @@ def _within(asked: Asked, working: Checkout, checkout: Checkout) -> Asked:
 
     def moved(text: str, name: str) -> str:
         file = name.rpartition(":")[0]
-        ways = (path for path in (Path(file), Path(file).resolve()) if path.is_relative_to(working.root))
+        paths = Path(os.path.abspath(file)), Path(file).resolve()  # noqa: PTH100  # as it is called, else where it lies
+        ways = (path for path in paths if path.is_relative_to(working.root))
         inside = next(ways, None) if Path(file).is_absolute() else None
         return text.replace(file, str(checkout.root / inside.relative_to(working.root)), 1) if inside else text
 
@@ -467,6 +473,8 @@ class _Opened:
     """Models whose file git does not hold."""
     borrowed: list[str]
     """Modules that a revision lacks, as git does not hold them, and that came from the working tree."""
+    copies: list[str]
+    """Modules of the repository that came from elsewhere."""
 
 
 def _open(asked: Asked, checkout: str, working: str) -> _Opened:
@@ -478,7 +486,6 @@ def _open(asked: Asked, checkout: str, working: str) -> _Opened:
     strays = [name for name, file in borrowed.items() if file in held or (there / file.relative_to(here)).exists()]
     if strays:
         raise UsageError(f"{strays[0]} was imported from the working tree, not from the revision; {_EDITABLE}")
-    _refuse_copies(there)
     sources = {name: _source(model) for name, model in asked.models}
     ours = {name: file for name, (where, file) in sources.items() if _is_of(there, where, file)}
     return _Opened(
@@ -486,7 +493,8 @@ def _open(asked: Asked, checkout: str, working: str) -> _Opened:
         _bench[0].timed,
         strangers=[name for name in sources if name not in ours],
         unheld=[name for name, file in ours.items() if there == here and file not in held],
-        borrowed=[*borrowed],
+        borrowed=_outermost(borrowed),
+        copies=_outermost(_copies(there, here)),
     )
 
 
@@ -508,8 +516,8 @@ def _is_of(checkout: Path, where: str, file: Path | None) -> bool:
         return False
     if file.is_relative_to(checkout) and not _is_installed(file):
         return True
-    if not where.endswith(".py"):
-        _refuse_copy(checkout, where)
+    if not where.endswith(".py") and _is_held(checkout, where):
+        raise UsageError(f"{where} was imported from where it is installed, not from the repository; {_EDITABLE}")
     return False
 
 
@@ -517,21 +525,28 @@ def _is_installed(file: Path) -> bool:
     return not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
-def _refuse_copies(checkout: Path) -> None:
-    """Raise UsageError where any module that was imported is a copy of one of the repository."""
-    own = Path(__file__).parent
+def _copies(checkout: Path, working: Path) -> list[str]:
+    """Name modules that came from elsewhere although a checkout holds them: both sides have the same."""
     named = {path.stem for folder in _roots(checkout) if folder.is_dir() for path in folder.iterdir()}
-    for name, module in list(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or "")
-        if name.partition(".")[0] in named and _is_installed(file) and not file.is_relative_to(own):
-            _refuse_copy(checkout, name)
+    files = {
+        name: Path(file).resolve()
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in named and (file := getattr(module, "__file__", None))
+    }
+    return [
+        name
+        for name, file in files.items()
+        if (_is_installed(file) or not any(file.is_relative_to(each) for each in (checkout, working, _STANDARD)))
+        and not file.is_relative_to(_OWN)
+        and _is_held(checkout, name)
+    ]
 
 
-def _refuse_copy(checkout: Path, name: str) -> None:
+def _is_held(checkout: Path, name: str) -> bool:
+    """Say whether a module's file lies where a repository has its packages."""
     parts = Path(*name.split("."))
-    for folder in _roots(checkout):
-        if (folder / parts.with_suffix(".py")).is_file() or (folder / parts / "__init__.py").is_file():
-            raise UsageError(f"{name} was imported from where it is installed, not from the repository; {_EDITABLE}")
+    files = (parts.with_suffix(".py"), parts / "__init__.py")
+    return any((folder / file).is_file() for folder in _roots(checkout) for file in files)
 
 
 def _roots(checkout: Path) -> tuple[Path, ...]:
@@ -544,14 +559,21 @@ def _of_working_tree(working: Path) -> dict[str, Path]:
 
     cnnprof's own measure both states, and an environment within the tree serves both.
     """
-    own, standard = Path(__file__).parent, sysconfig.get_path("stdlib")
     return {
         name: path
         for name, module in list(sys.modules.items())
         if (file := getattr(module, "__file__", None))
         and (path := Path(file).resolve()).is_relative_to(working)
-        and not (_is_installed(path) or path.is_relative_to(standard) or path.is_relative_to(own))
+        and not (_is_installed(path) or path.is_relative_to(_STANDARD) or path.is_relative_to(_OWN))
     }
+
+
+_OWN, _STANDARD = Path(__file__).parent, Path(sysconfig.get_path("stdlib"))
+
+
+def _outermost(modules: Collection[str]) -> list[str]:
+    """Leave out the modules within one of the others."""
+    return [name for name in modules if name.rpartition(".")[0] not in modules]
 
 
 def _make(name: str, mode: Mode) -> None:

@@ -1039,10 +1039,10 @@ class Gate(Shown):
 
     @property
     def exit_code(self) -> int:
-        """0: passed; 1: something grew beyond its limit; 3: open.
+        """0: passed; 1: something grew beyond its limit; 3: inconclusive.
 
-        That is a time whose interval decides nothing, a number that is no longer there or counted, and a peak that
-        kernels of another machine may explain. What is inconclusive may be told to pass where it is a time.
+        That is a time that its interval does not decide, a number that is gone or no longer counted, or a peak that
+        another machine's kernels may explain. `inconclusive` lets times alone pass.
         """
         verdicts = {result.verdict for result in self.results}
         if "failed" in verdicts or ("inconclusive" in verdicts and self.inconclusive == "fail"):

@@ -367,6 +367,9 @@ def test_a_larger_peak_on_another_machine_may_be_that_of_its_kernels(machine, ve
     (result,) = gate.of_runs([limits.parsed("peak_bytes:5%")], before, now, "f").results
     assert result.verdict == verdict
     assert all(name in result.message for name in machine if verdict == "inconclusive")
+    on_cuda = [replace(run, machine=replace(run.machine, device="cuda")) for run in (before, now)]
+    (result,) = gate.of_runs([limits.parsed("peak_bytes:5%")], *on_cuda, "f").results
+    assert result.verdict == "failed"
     (result,) = gate.of_runs([limits.parsed("peak_bytes:10%")], before, now, "f").results
     assert result.verdict == "passed"
 

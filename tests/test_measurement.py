@@ -295,7 +295,7 @@ def test_the_layers_add_up_to_the_latency(model):
     found = cnnprof.profile(model, batch_size=4, time_s=4, modes=("inference",))
     layers_s = found.latency.inference.median_s - found.time.remainder_s
     # of the same passes: how near it is to the latency, which is measured before, is shown in bench/README
-    assert 0.7 * found.time.profiled_s < layers_s < found.time.profiled_s
+    assert found.time.profiled_s / 2 < layers_s < found.time.profiled_s
 
 
 class Caching(nn.Module):

@@ -8,16 +8,7 @@ from fractions import Fraction
 from cnnprof import origin, statistics, units
 from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.joined import differing
-from cnnprof.comparison.limits import (
-    EXACT,
-    PEAKS,
-    TIMES,
-    Limit,
-    by_layer,
-    is_like,
-    refuse_unknown,
-    that_hold,
-)
+from cnnprof.comparison.limits import EXACT, PEAKS, TIMES, Limit, by_layer, is_like, refuse_unknown, that_hold
 from cnnprof.comparison.ratios import TimeRatioOf, in_runs_apart, in_two_processes
 from cnnprof.errors import UsageError
 from cnnprof.records import (
@@ -132,7 +123,7 @@ def elsewhere(then: Machine, now: Machine) -> str:
 
 
 def _differing_kernels(then: Machine, now: Machine) -> str:
-    names = ("cpu", "instructions", "threads", "torch", "device_name")
+    names = ("cpu", "instructions", "threads", "torch") if now.device == "cpu" else ("device_name", "torch")
     return ", ".join(name for name in names if getattr(then, name) != getattr(now, name))
 
 
@@ -381,8 +372,8 @@ def _exact(pair: Pair, limit: Limit, why_not: str, other_kernels: str) -> GateRe
 
 
 _KERNELS = (
-    "what kernels take for themselves depends on what differs from the baseline's machine: {}; --against REVISION, or "
-    "a baseline of this machine, would tell"
+    "what kernels take for themselves depends on what differs from the baseline's machine: {}; cnnprof gate "
+    "--against REVISION, or a baseline of this machine, would tell"
 )
 ARITHMETIC = ("macs", "flops")
 
