@@ -528,16 +528,11 @@ def _is_installed(file: Path) -> bool:
 def _copies(checkout: Path, working: Path) -> list[str]:
     """Name modules that came from elsewhere although a checkout holds them: both sides have the same."""
     named = {path.stem for folder in _roots(checkout) if folder.is_dir() for path in folder.iterdir()}
-    files = {
-        name: Path(file).resolve()
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in named and (file := getattr(module, "__file__", None))
-    }
     return [
         name
-        for name, file in files.items()
-        if (_is_installed(file) or not any(file.is_relative_to(each) for each in (checkout, working, _STANDARD)))
-        and not file.is_relative_to(_OWN)
+        for name, file in _imported().items()
+        if name.partition(".")[0] in named
+        and (_is_installed(file) or not any(file.is_relative_to(each) for each in (checkout, working, _STANDARD)))
         and _is_held(checkout, name)
     ]
 
@@ -555,20 +550,23 @@ def _roots(checkout: Path) -> tuple[Path, ...]:
 
 
 def _of_working_tree(working: Path) -> dict[str, Path]:
-    """Return modules that came from the working tree, and their files.
-
-    cnnprof's own measure both states, and an environment within the tree serves both.
-    """
+    """Return modules that came from the working tree, and their files; an environment within it serves both states."""
     return {
-        name: path
-        for name, module in list(sys.modules.items())
-        if (file := getattr(module, "__file__", None))
-        and (path := Path(file).resolve()).is_relative_to(working)
-        and not (_is_installed(path) or path.is_relative_to(_STANDARD) or path.is_relative_to(_OWN))
+        name: file
+        for name, file in _imported().items()
+        if file.is_relative_to(working) and not (_is_installed(file) or file.is_relative_to(_STANDARD))
     }
 
 
-_OWN, _STANDARD = Path(__file__).parent, Path(sysconfig.get_path("stdlib"))
+_STANDARD = Path(sysconfig.get_path("stdlib"))
+
+
+def _imported() -> dict[str, Path]:
+    """Return the files of all modules but cnnprof's own, which measure both states."""
+    own = Path(__file__).parent
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    paths = {name: Path(file).resolve() for name, file in files.items() if file}
+    return {name: path for name, path in paths.items() if not path.is_relative_to(own)}
 
 
 def _outermost(modules: Collection[str]) -> list[str]:
