@@ -204,7 +204,7 @@ def foot(record: Gate) -> tuple[tuple[str, str], ...]:
         "times by 95 % intervals over sessions of interleaved bursts: one fails where its whole interval lies beyond "
         "the limit, and two measurements together say so; where it straddles the limit it is inconclusive"
     )
-    method = "counts and predicted memory do not vary and are compared as they are"
+    method = "counts, and predicted memory on one machine, do not vary and are compared as they are"
     machine = record.machine
     return (
         ("Command", record.command),
