@@ -313,6 +313,47 @@ def test_a_miss_of_the_classifier_is_named(changes, what):
     assert f": exactly as with {what}" in check.message
 
 
+# --- a pass in train mode that counts features moves running statistics, and is no failure
+
+TRAIN = ("            self.eval()\n", "")
+ZEROS = "torch.zeros(1, *self.in_size)"
+COUNTING_PASSES = {
+    "zeros": (),
+    "ones": ((ZEROS, "torch.ones(1, *self.in_size)"),),
+    "noise": ((ZEROS, "torch.randn(1, *self.in_size)"),),
+    "two images": ((ZEROS, "torch.rand(2, *self.in_size)"), (".numel()", ".shape[1:].numel()")),
+    "twice": (("extractor(x).numel()", "extractor(x + self.feature_extractor(x).sum()).numel()"),),
+}
+
+
+def by_status(every):
+    return {status: [check for check in every if check.status == status] for status in ("warning", "failed")}
+
+
+@pytest.mark.parametrize("changes", COUNTING_PASSES.values(), ids=COUNTING_PASSES)
+def test_a_resnet_that_counts_features_in_train_mode_is_right_but_for_a_warning(changes):
+    seen = by_status(found(planted(TRAIN, *changes), "ResNet"))
+    assert seen["failed"] == []
+    (warning,) = seen["warning"]
+    assert warning.name == "ResNet running statistics"
+    # three blocks of 2, 2 and 1 convolutions, and no batch norm after a block's last one
+    assert warning.message == "a pass in train mode while it is built moves those of 2 batch norms"
+    assert warning.hint.startswith("count features in eval mode, on the meta device, or by arithmetic")
+
+
+def test_other_rules_are_judged_beside_moved_statistics():
+    seen = by_status(found(planted(TRAIN, *CNN_MISSES["activation after the last Linear"][:-1]), "ResNet"))
+    assert {check.name for check in seen["warning"]} == {"ResNet running statistics"}
+    assert all(": exactly as with an activation after the last Linear" in check.message for check in seen["failed"])
+    assert len(seen["failed"]) == 3
+
+
+def test_running_statistics_that_are_written_are_a_difference():
+    written = "        for buffer in self.buffers():\n            buffer.fill_(0)\n"
+    message = failed(planted((BUILT, BUILT + written)), "ResidualBlock")[-1].message
+    assert "buffers of other values than a new network's" in message
+
+
 # --- more than one rule, and what no variant has
 
 

@@ -39,6 +39,7 @@ from cnnprof.verification.facts import (
     Weights,
     agree,
     built,
+    count_moved_norms,
     distance,
     first_difference,
     same,
@@ -124,6 +125,7 @@ def checks_of(kind: str, builder: Builder, before: dict[str, "Cause"]) -> Iterat
         for look in protocols:
             yield _course_check(kind, look, cause)
         yield _other_check(kind, looks, cause)
+        yield from _statistics_checks(kind, builder)
         if cause == RIGHT and kind in ("CNN", "ResidualBlock"):
             yield _activation_check(kind, builder)
 
@@ -315,7 +317,7 @@ def _drawn(looks: Sequence[Look]) -> str:
             if not same(value.detach(), other.detach()):
                 return f"other initial values from {name} on: something draws before it, or initialises it otherwise"
         if not all(map(same, mine.buffers(), its.buffers())):
-            return "running statistics that move while it is built"
+            return "buffers of other values than a new network's"
     return "random numbers drawn after the last layer was built"
 
 
@@ -348,6 +350,21 @@ def _other_check(kind: str, looks: Sequence[Look], cause: Cause) -> Check:
         agree_in = "parameters, outputs in both modes, running statistics and gradients"
     more = f" of {units.plural(len(looks), 'more network')}" if kind != "ArgMaxClassifier" else ""
     return Check(name, "ok", None, f"{agree_in}{more} agree with cnnprof's")
+
+
+def _statistics_checks(kind: str, builder: Builder) -> Iterator[Check]:
+    """Remark on running statistics that move while a network is built: the course's own test does not see it."""
+    probe = PROBES[kind][0]
+    try:
+        moved = count_moved_norms(builder, probe.arguments) if isinstance(probe, Probe) else 0
+    except ANYTHING:
+        return  # the other checks tell of it
+    if moved:
+        said = f"a pass in train mode while it is built moves those of {units.plural(moved, 'batch norm')}"
+        yield Check(f"{kind} running statistics", "warning", None, said, _COUNT_ASIDE)
+
+
+_COUNT_ASIDE = "count features in eval mode, on the meta device, or by arithmetic: these leave running statistics alone"
 
 
 def _activation_check(kind: str, builder: Builder) -> Check:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from cnnprof.errors import said
 
@@ -71,17 +72,38 @@ def told(facts: Iterator[Fact]) -> Iterator[Fact]:
 
 
 def built(builder: Builder, arguments: Mapping[str, Any], seed: int = SEED) -> nn.Module:
-    """Build from copies of the arguments, whatever a student's code did to torch's settings before."""
+    """Build from copies of the arguments, whatever a student's code did to torch's settings before.
+
+    Running statistics are those of a new network: the course leaves open how features are counted, and a pass in train
+    mode, which moves them, is a remark of its own.
+    """
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
     torch.manual_seed(seed)
+    network = _constructed(builder, arguments)
+    for norm in _moved_norms(network):
+        norm.reset_running_stats()
+    return network
+
+
+def count_moved_norms(builder: Builder, arguments: Mapping[str, Any]) -> int:
+    """Count the batch norms whose running statistics passes in train mode move while a network is built."""
+    return len(_moved_norms(_constructed(builder, arguments)))
+
+
+def _constructed(builder: Builder, arguments: Mapping[str, Any]) -> nn.Module:
     network = builder(**copy.deepcopy(dict(arguments)))
     if not isinstance(network, nn.Module):
         raise TypeError(f"it built {type(network).__name__}; an nn.Module was expected")
     if any(isinstance(each, nn.parameter.UninitializedParameter) for each in network.parameters()):
         raise TypeError("lazy layers draw their parameters in the first forward pass; give in_features")
     return network
+
+
+def _moved_norms(network: nn.Module) -> list[_NormBase]:
+    norms = [each for each in network.modules() if isinstance(each, _NormBase)]
+    return [each for each in norms if each.num_batches_tracked is not None and each.num_batches_tracked > 0]
 
 
 def output(call: Callable[[Tensor], Any], image: Tensor) -> Tensor:
