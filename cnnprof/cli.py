@@ -1,8 +1,8 @@
 """The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
 
 Exit codes: 0 it finished; 1 a failed check (gate, verify, sanity, --strict) or a loss that became NaN (train); 2 wrong
-usage or unusable input; 3 a gate that is inconclusive; 130 Ctrl-C. torch is imported by the commands that need it,
-when they run.
+usage or unusable input; 3 a gate or verify that is inconclusive; 130 Ctrl-C. torch is imported by the commands that
+need it, when they run.
 """
 
 import contextlib
@@ -736,7 +736,7 @@ def verify(
         _console().print(terminal.renderable(record))
     _save(record, targets)
     if record.failure:
-        raise typer.Exit(_complain(f"{file}: {record.failure}", 2))
+        raise typer.Exit(_complain(f"{file}: inconclusive: {record.failure}", 3))
     if not record.passed:
         raise typer.Exit(_complain(f"{file}: {checked.counts(record.checks)}", 1))
 

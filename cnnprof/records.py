@@ -1186,7 +1186,7 @@ class Verification(Shown):
     torch: str
     checks: tuple[Check, ...]
     failure: str | None = None
-    """Why it ended early; what had been checked by then is kept."""
+    """For what time was not enough, so that it is inconclusive; what had been checked by then is kept."""
 
     @property
     def passed(self) -> bool:

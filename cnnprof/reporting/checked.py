@@ -20,9 +20,10 @@ def header(record: Verification) -> str:
 
 
 def sentences(record: Verification) -> tuple[str, ...]:
-    """Say how many checks hold, and why it ended early, if it did."""
-    ended = (f"Ended early: {record.failure}.",) if record.failure else ()
-    return (f"{'Passed' if record.passed else 'Not passed'}: {counts(record.checks)}.", *ended)
+    """Say how many checks hold, and before that why it is inconclusive, if it is."""
+    if record.failure:
+        return (f"Inconclusive: {record.failure}.", f"{counts(record.checks)}.")
+    return (f"{'Passed' if record.passed else 'Not passed'}: {counts(record.checks)}.",)
 
 
 def counts(checks: Sequence[Check]) -> str:

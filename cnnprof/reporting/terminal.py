@@ -124,11 +124,12 @@ STATUS_STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed"
 
 def verification(record: Verification) -> RenderableType:
     """The screen of a verification: a line a class, and below it the checks that do not hold."""
-    parts: list[RenderableType] = [Text(checked.header(record)), Text()]
+    *inconclusive, last = checked.sentences(record)
+    parts: list[RenderableType] = [Text(checked.header(record)), *map(Text, inconclusive), Text()]
     for kind, checks in checked.by_class(record).items():
         parts.append(Text(f"{kind:<25}{checked.agreeing(checks)}"))
         parts += [_not_ok(kind, checks)] if any(check.status != "ok" for check in checks) else []
-    return Group(*parts, Text(), *map(Text, (*checked.sentences(record), *checked.notes(record))))
+    return Group(*parts, Text(), *map(Text, (last, *checked.notes(record))))
 
 
 def sanity(record: Sanity) -> RenderableType:

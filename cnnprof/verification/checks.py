@@ -7,15 +7,14 @@ facts on every network looked at. Where none does, what differs first is said, a
 import inspect
 import json
 import math
-import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cache
 from importlib import resources
-from itertools import combinations, takewhile, zip_longest
+from itertools import combinations, islice, zip_longest
 from typing import Any
 
 import torch
@@ -110,24 +109,33 @@ def course() -> Sequence[Mapping[str, Any]]:
     return networks
 
 
-def checks_of(kind: str, builder: Builder, before: dict[str, "Cause"]) -> Iterator[Check]:
+def checks_of(
+    kind: str, builder: Builder, before: dict[str, "Cause"], early: Callable[[Sequence[Check]], None] | None = None
+) -> Iterator[Check]:
     """Compare a student's class with the course's numbers and with our builder, and explain what differs.
 
-    `before` holds what was found of the classes that this one is made of; what is found here is added.
+    `before` holds what was found of the classes that this one is made of; what is found here is added. Where it
+    differs, `early` is given the checks without their explanation before that is searched for.
     """
     with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
         looks = [Look.at(probe, builder, OURS[kind]) for probe in PROBES[kind]]
         protocols = [Look.at(Protocol(each), builder, OURS[kind]) for each in course() if each["class"] == kind]
+        if early and any(look.difference for look in (*looks, *protocols)):
+            early([*_compared(kind, looks, protocols, NOT_SEARCHED)])
         cause = explained(kind, looks, before)
         if cause == RIGHT and any(look.difference for look in protocols):
             cause = explained(kind, protocols, before)
         before[kind] = cause = _likeliest(kind, cause, protocols, before)
-        for look in protocols:
-            yield _course_check(kind, look, cause)
-        yield _other_check(kind, looks, cause)
+        yield from _compared(kind, looks, protocols, cause)
         yield from _statistics_checks(kind, builder)
         if cause == RIGHT and kind in ("CNN", "ResidualBlock"):
             yield _activation_check(kind, builder)
+
+
+def _compared(kind: str, looks: Sequence["Look"], protocols: Sequence["Look"], cause: "Cause") -> Iterator[Check]:
+    for look in protocols:
+        yield _course_check(kind, look, cause)
+    yield _other_check(kind, looks, cause)
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,7 @@ class Cause:
     drawn: str = ""
     """How the initial values differ, where no known rule explains them."""
     known: bool = True
+    searched: bool = True
 
     @property
     def text(self) -> str:
@@ -189,7 +198,7 @@ class Cause:
         return "; ".join(dict.fromkeys(miss.hint for each in self.alternatives for miss in each))
 
 
-RIGHT, NOT_KNOWN = Cause(), Cause(known=False)
+RIGHT, NOT_KNOWN, NOT_SEARCHED = Cause(), Cause(known=False), Cause(known=False, searched=False)
 
 
 def explained(kind: str, looks: Sequence[Look], before: Mapping[str, Cause]) -> Cause:
@@ -197,12 +206,12 @@ def explained(kind: str, looks: Sequence[Look], before: Mapping[str, Cause]) -> 
     looks = sorted(looks, key=lambda look: look.difference is None)  # those that differ tell sooner
     if looks[0].difference is None:
         return RIGHT
-    known, ends = _broken_before(before), time.monotonic() + SEARCH_S
-    for candidates in _candidates(kind, looks[0], known, ends):
+    known = _broken_before(before)
+    for candidates in _candidates(kind, looks[0], known):
         agreeing = _that_show(kind, candidates, looks)
         if agreeing:
             return Cause(agreeing)
-    return _with_own_weights(kind, looks, known, ends) if time.monotonic() < ends else NOT_KNOWN
+    return _with_own_weights(kind, looks, known)
 
 
 def _broken_before(before: Mapping[str, Cause]) -> list[Miss]:
@@ -227,22 +236,17 @@ def _likeliest(kind: str, cause: Cause, protocols: Sequence[Look], before: Mappi
     return replace(cause, alternatives=same_as_before or not_before or shown)
 
 
-def _candidates(kind: str, look: Look, known: Sequence[Miss], ends: float) -> Iterator[Iterable[tuple[Miss, ...]]]:
+def _candidates(kind: str, look: Look, known: Sequence[Miss]) -> Iterator[Iterable[tuple[Miss, ...]]]:
     """Yield what may be broken: one rule, then one beside those that the classes before break, then any two."""
     single = misses_of(kind)
-    yield _in_time(((miss,) for miss in single), ends)
-    yield _in_time(_beside(known, single), ends)
-    if look.facts[0].name and time.monotonic() < ends:  # where nothing could be built, no pair would tell more
-        yield _in_time(_pairs(kind, look, single), ends)
+    yield ((miss,) for miss in single)
+    yield islice(_beside(known, single), MOST_TRIED)
+    if look.facts[0].name:  # where nothing could be built, no pair would tell more
+        yield islice(_pairs(kind, look, single), MOST_TRIED)
 
 
-SEARCH_S = 12.0
-"""Spent on one class: it is no fault of the student's that cnnprof searches long."""
-
-
-def _in_time(candidates: Iterable[tuple[Miss, ...]], ends: float) -> Iterator[tuple[Miss, ...]]:
-    """Yield candidates until it is time: what is left explains nothing."""
-    return takewhile(lambda _: time.monotonic() < ends, candidates)
+MOST_TRIED = 1000
+"""Sets of broken rules of one kind that are tried. A limit in seconds would find less on a busy machine."""
 
 
 def _beside(known: Sequence[Miss], single: Sequence[Miss]) -> Iterator[tuple[Miss, ...]]:
@@ -284,7 +288,7 @@ def _same(facts: Sequence[Fact], others: Sequence[Fact], length: int) -> list[bo
     return [same_fact(*pair) for pair in pairs] + [True] * (length - len(pairs))
 
 
-def _with_own_weights(kind: str, looks: Sequence[Look], known: Sequence[Miss], ends: float) -> Cause:
+def _with_own_weights(kind: str, looks: Sequence[Look], known: Sequence[Miss]) -> Cause:
     """Explain all but the initial values: something else draws random numbers, or initialises, while it is built."""
     probes = [(look, look.probe) for look in looks if isinstance(look.probe, Probe)]
     try:
@@ -292,7 +296,9 @@ def _with_own_weights(kind: str, looks: Sequence[Look], known: Sequence[Miss], e
     except ANYTHING:
         return NOT_KNOWN
     single = misses_of(kind)
-    for candidates in ([()], [(miss,) for miss in single], _in_time(_beside(known, single), ends)) if probes else ():
+    for candidates in (
+        ([()], [(miss,) for miss in single], islice(_beside(known, single), MOST_TRIED)) if probes else ()
+    ):
         agreeing = [
             misses
             for misses in candidates
@@ -394,6 +400,8 @@ def _failed(kind: str, name: str, look: Look, cause: Cause) -> Check:
     text += f", then {last.value}" if not last.name and last is not found else ""
     if cause.known:
         return Check(name, "failed", value, f"{text}: {_why(kind, look, cause)}", cause.hint or _DRAW_NOTHING)
+    if not cause.searched:
+        return Check(name, "failed", value, f"{text}; no time was left to look for the rule")
     where, rule = _first_layer(kind, look)
     hint = (_hint(kind, str(last.value)) if not last.name else "") or rule
     return Check(name, "failed", value, f"{text}: no rule that was tried, nor two of them, explains it{where}", hint)

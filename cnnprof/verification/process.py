@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,9 @@ def verify(path: str | Path, timeout_s: float = 60.0) -> Verification:
     """Check a student's own CNN, blocks, ResNet and classifier against the course's numbers and cnnprof's builders.
 
     The file is imported, as pytest would: its code runs, in a process of its own that has `timeout_s` seconds. Of each
-    class that differs, the checks name the rule of the course that is probably broken. Raises UsageError for a file
-    that is none, raises on import, has none of the classes, or does not return before its first class was looked at.
+    class that differs, the checks name the rule of the course that is probably broken. Where time was not enough, the
+    record's `failure` says for what: it is inconclusive. Raises UsageError for a file that is none, raises on import or
+    does not return from it, or has none of the classes.
     """
     file = Path(path)
     if file.suffix != ".py" or not file.is_file():
@@ -45,24 +48,40 @@ def verify(path: str | Path, timeout_s: float = 60.0) -> Verification:
         raise UsageError(f"timeout {timeout_s!r}: seconds above 0 were expected")
     ends = time.monotonic() + timeout_s
     answer = _run(file, KINDS, timeout_s)
-    found, torch = answer.found(path), answer.torch
-    checks: list[Check] = []
-    failure = None
-    while True:
-        checks += answer.checks
-        if answer.stopped is None or answer.doing is None:
-            break
-        checks.append(Check(answer.doing, "failed", None, f"its process {answer.stopped}"))
-        left = found[found.index(answer.doing) + 1 :]
-        if answer.out_of_time:
-            failure = f"{answer.doing} {answer.stopped}"
-            checks += (Check(kind, "skipped", None, "no time was left to look at it") for kind in left)
-            break
+    if answer.out_of_time and not answer.importing:
+        return _record(file, _skipped(KINDS, NO_TIME), f"cnnprof's own start {answer.stopped}")
+    found = left = answer.found(path)
+    checks = list(answer.checks)
+    while left and answer.stopped is not None and not answer.out_of_time:
+        doing = answer.doing or left[0]
+        checks.append(Check(doing, "failed", None, f"its process {answer.stopped}"))
+        left = left[left.index(doing) + 1 :]
         answer = _run(file, left, ends - time.monotonic())
-    checks += (Check(kind, "skipped", None, "the file has none") for kind in KINDS if kind not in found)
+        checks += answer.checks
+    if answer["unusable"]:
+        checks += (Check(kind, "failed", None, f"importing it again raised {answer['unusable']}") for kind in left)
+    failure = None
+    if answer.out_of_time:
+        doing = answer.doing or left[0]
+        checks += answer.early or [Check(doing, "skipped", None, f"it {answer.stopped}")]
+        checks += _skipped(left[left.index(doing) + 1 :], NO_TIME)
+        failure = f"the search for what {doing} breaks" if answer.early else doing
+        failure += f" {answer.stopped}"
+    checks += _skipped([kind for kind in KINDS if kind not in found], "the file has none")
     if set(found) & {"ResidualBlock", "ResidualBottleneckBlock", "ResNet"}:
         checks.append(OLD_STREAM)
-    return Verification(origin.command(), origin.now(), file.name, torch, tuple(checks), failure)
+    return _record(file, checks, failure)
+
+
+NO_TIME = "no time was left to look at it"
+
+
+def _skipped(kinds: Sequence[str], why: str) -> list[Check]:
+    return [Check(kind, "skipped", None, why) for kind in kinds]
+
+
+def _record(file: Path, checks: Sequence[Check], failure: str | None) -> Verification:
+    return Verification(origin.command(), origin.now(), file.name, version("torch"), tuple(checks), failure)
 
 
 @dataclass(frozen=True)
@@ -88,8 +107,16 @@ class _Answer:
         return doing
 
     @property
-    def torch(self) -> str:
-        return str(self["torch"])
+    def early(self) -> list[Check]:
+        """The checks of that class as they were before the search for the broken rule, which did not end."""
+        since = list(takewhile(lambda line: "doing" not in line, reversed(self.lines)))
+        ended = any("check" in line for line in since)
+        return [] if ended else [Check(**check) for line in since for check in line.get("early", ())]
+
+    @property
+    def importing(self) -> bool:
+        """Say whether it came as far as to the file."""
+        return self["importing"] is not None
 
     def found(self, path: str | Path) -> list[str]:
         """Return the classes that the file has. Raises UsageError where it cannot be imported, or has none."""

@@ -32,6 +32,7 @@ def tell() -> None:
             answers.write(json.dumps(answer) + "\n")
 
         torch.set_num_threads(1)  # of networks this small
+        say(importing=True)
         try:
             with warnings.catch_warnings(action="ignore"):
                 module = imported(Path(job["file"]))
@@ -41,11 +42,13 @@ def tell() -> None:
         named = vars(module)
         found = [kind for kind in job["kinds"] if callable(named.get(kind))]
         classes = [name for name, its in named.items() if isinstance(its, type) and its.__module__ == module.__name__]
-        say(found=found, classes=classes, torch=torch.__version__)
+        say(found=found, classes=classes)
         before: dict[str, Cause] = {}
         for kind in found:
             say(doing=kind)
-            for check in checks_of(kind, named[kind], before):
+            for check in checks_of(
+                kind, named[kind], before, lambda early: say(early=[*map(dataclasses.asdict, early)])
+            ):
                 say(check=dataclasses.asdict(check))
         say(doing=None)
     os._exit(0)  # without what a student's code may have left to do at exit
