@@ -11,7 +11,7 @@ import torch
 from waiting import alive, wait_for
 
 import cnnprof
-from cnnprof import store
+from cnnprof import sources, store
 from cnnprof.errors import UsageError
 from cnnprof.records import Check, Verification
 from cnnprof.verification import checks, misses, process
@@ -462,6 +462,91 @@ def test_a_class_that_raises_fails_its_own_checks_and_no_others(old, new, said):
     assert failed(module, "ArgMaxClassifier") == []
 
 
+CONVS = "        act = ACTIVATIONS[activation_type]\n"
+TEMPLATE = (
+    CONVS,
+    "        assert channels and kernel_sizes\n        assert len(channels) == len(kernel_sizes)\n"
+    "        assert all(map(lambda x: x % 2 == 1, kernel_sizes))\n" + CONVS,
+)
+TEMPLATE_INNER = (
+    "kernel_sizes, **kwargs):\n        super().__init__(\n            in_out",
+    "kernel_sizes, **kwargs):\n        assert len(inner_channels) > 0\n"
+    "        assert len(inner_channels) == len(inner_kernel_sizes)\n        super().__init__(\n            in_out",
+)
+SHORT = (NARROW, NARROW.replace(" and len(group) >= 3", ""))
+
+
+@pytest.mark.parametrize("assertion", [(), (TEMPLATE_INNER,)], ids=["raised by the list", "asserted"])
+def test_an_assertion_hides_no_rule(assertion):
+    """inner_channels[0] of a group of two raises IndexError where the template does not assert that there is one."""
+    cause = explained(planted(SHORT, *assertion), "ResNet")
+    assert cause.text == "bottlenecks of groups with fewer than 3 entries"
+
+
+def lines_of(path, *changes):
+    """Plant in a file that is there, so that its lines can be shown."""
+    text = STUDENT
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text)
+    return sources.imported("planted_student", path), text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "condition", "rule"),
+    [
+        (
+            ("inner, [3] * len(inner), **options", "inner, [3] * len(group), **options"),
+            "ResNet",
+            "len(inner_channels) == len(inner_kernel_sizes)",
+            "inner_kernel",
+        ),
+        (
+            ("group, [3] * len(group), **options", "group, [3] * P, **options"),
+            "ResNet",
+            "len(channels) == len(kernel_sizes)",
+            "group_kernel",
+        ),
+        (
+            ("[inner_channels[0], *inner_channels, in_out_channels]", "[*inner_channels, in_out_channels]"),
+            "ResidualBottleneckBlock",
+            "len(channels) == len(kernel_sizes)",
+            "inner",
+        ),
+    ],
+)
+def test_a_bare_assertion_is_told_by_its_line_and_its_rule(tmp_path, change, kind, condition, rule):
+    module, lines = lines_of(tmp_path / "my_cnn.py", TEMPLATE, TEMPLATE_INNER, change)
+    number = 1 + lines.index(f"        assert {condition}")
+    last = failed(module, kind)[-1]
+    assert f"AssertionError: assert {condition}, at my_cnn.py:{number}" in last.message
+    assert last.hint == misses.RULES[rule]
+
+
+UNWRITTEN = "raise NotImplementedError()\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [
+        (MLP, "        " + UNWRITTEN, "CNN"),
+        ("        out = self.mlp(features)\n", "        " + UNWRITTEN, "CNN"),
+        (END, "        " + UNWRITTEN, "ResidualBlock"),
+        ("        z = self.model(x)\n", "        " + UNWRITTEN, "ArgMaxClassifier"),
+        ("                inner = group[1:-1]\n", "                " + UNWRITTEN, "ResNet"),
+    ],
+)
+def test_what_is_not_written_yet_is_told_by_its_line(old, new, kind):
+    text = STUDENT.replace(old, new)
+    module = types.ModuleType("student")
+    exec(compile(text, "student.py", "exec"), vars(module))
+    number = 1 + next(index for index, line in enumerate(text.splitlines()) if UNWRITTEN.strip() in line)
+    last = failed(module, kind)[-1]
+    assert last.message.endswith(f"not written yet, line {number} of student.py")
+    assert last.hint == ""
+
+
 def test_a_students_settings_of_torch_change_nothing():
     settings = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n"
     every = found(planted(("import torch\n", settings)), "ResidualBottleneckBlock")
@@ -553,6 +638,16 @@ def test_a_package_is_imported_under_its_name(written):
     [
         ("class Net: pass\nclass Block: pass\n", "my_cnn.py has none of CNN, ResidualBlock"),
         ("class Net: pass\nclass Block: pass\n", "ArgMaxClassifier; it has Net, Block"),
+        (
+            "import argparse\np = argparse.ArgumentParser()\np.add_argument('x')\nargs = (\n    p.parse_args()\n)\n",
+            "importing it raised SystemExit: 2, at my_cnn.py:5",
+        ),
+        (
+            "import json\nfrom pathlib import Path\nstate = json.loads(Path('none.json').read_text())\n",
+            "No such file or directory: 'none.json', at my_cnn.py:3",
+        ),
+        ("import torch\nw = torch.load('none.pt')\n", "No such file or directory: 'none.pt', at my_cnn.py:2"),
+        ("import numpy as np\nnp.loadtxt('none.txt')\n", "none.txt not found., at my_cnn.py:2"),
         ("x = 1\nx / 0\n", "importing it raised ZeroDivisionError: division by zero, at my_cnn.py:2"),
         ("import os\nos._exit(7)\n", "importing it ended with exit code 7; keep what trains or runs under if __name__"),
         ("def f(:\n", "importing it raised SyntaxError"),

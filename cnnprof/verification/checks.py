@@ -156,12 +156,20 @@ class Look:
         expected = probe.expected(ours) if isinstance(probe, Protocol) else probe.facts(ours)
         return cls(probe, builder, ours, facts, first_difference(facts, expected))
 
+    @property
+    def unwritten(self) -> Raised | None:
+        """What the student has not written yet."""
+        raised = [fact.value for fact in self.facts if isinstance(fact.value, Raised)]
+        return next((each for each in raised if each.unwritten), None)
+
     def shows(self, variant: Builder) -> bool:
         """Say whether a variant shows the student's facts: what is raised may be met sooner, or later."""
         its = told(self.probe.facts(variant))
         if not self.facts[-1].name:
             *before, raised = its
-            return raised == self.facts[-1] and all(map(same_fact, self.facts[:-1], before))
+            if self.facts[-1].value.asserted and len(before) + 1 != len(self.facts):
+                return False
+            return same_fact(raised, self.facts[-1]) and all(map(same_fact, self.facts[:-1], before))
         return agree(self.facts, its)
 
     def shows_weights(self, variant: Builder, weights: Weights) -> bool:
@@ -206,6 +214,8 @@ def explained(kind: str, looks: Sequence[Look], before: Mapping[str, Cause]) -> 
     looks = sorted(looks, key=lambda look: look.difference is None)  # those that differ tell sooner
     if looks[0].difference is None:
         return RIGHT
+    if any(look.unwritten for look in looks):
+        return NOT_KNOWN
     known = _broken_before(before)
     for candidates in _candidates(kind, looks[0], known):
         agreeing = _that_show(kind, candidates, looks)
@@ -397,7 +407,10 @@ def _failed(kind: str, name: str, look: Look, cause: Cause) -> Check:
     found, expected = look.difference or (None, None)
     value, text = _difference(found, expected)
     last = look.facts[-1]
-    text += f", then {last.value}" if not last.name and last is not found else ""
+    then = last.value if not last.name else look.unwritten
+    text += f", then {then}" if then and str(then) not in text else ""
+    if look.unwritten:
+        return Check(name, "failed", value, text)
     if cause.known:
         return Check(name, "failed", value, f"{text}: {_why(kind, look, cause)}", cause.hint or _DRAW_NOTHING)
     if not cause.searched:
@@ -419,10 +432,23 @@ def _why(kind: str, look: Look, cause: Cause) -> str:
 
 def _hint(kind: str, raised: str) -> str:
     """Say what an error that torch or Python raises mostly comes from."""
+    asserted = next((rule for condition, rule in _ASSERTED.get(kind, {}).items() if condition in raised), "")
+    if asserted:
+        return RULES[asserted]
     if f"{kind}.__init__" in raised:
         return f"the course's arguments: {', '.join(inspect.signature(OURS[kind]).parameters)}"
     return next((hint for text, hint in _ERRORS.items() if text in raised), "")
 
+
+_ASSERTED: Mapping[str, Mapping[str, str]] = {
+    "ResidualBottleneckBlock": {"len(channels) == len(kernel_sizes)": "inner"},
+    "ResNet": {
+        "len(inner_channels) == len(inner_kernel_sizes)": "inner_kernel",
+        "len(channels) == len(kernel_sizes)": "group_kernel",
+        "len(inner_channels) > 0": "bottlenecks",
+    },
+}
+"""The rule, by its field of Choices, that breaks an assertion of the course's template."""
 
 _ERRORS = {
     "mat1 and mat2": "count the features that enter the MLP from the feature extractor's own output",

@@ -4,6 +4,8 @@ The student's facts, ours and those of every variant are compared one by one, so
 """
 
 import copy
+import os
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,24 +42,38 @@ class Raised:
 
     text: str
     where: str = field(default="", compare=False)
+    asserted: bool = field(default=False, compare=False)
+    """A student's own assertion: without it Python would raise, in other words."""
+    by_torch: bool = field(default=False, compare=False)
+    """A RuntimeError: shapes that do not fit."""
+    unwritten: bool = field(default=False, compare=False)
+    """A template's NotImplementedError that is still there."""
 
     @classmethod
     def of(cls, error: BaseException) -> "Raised":
         """Tell an error in one line, with no one's home folder in it."""
-        frames = [each for each in traceback.extract_tb(error.__traceback__) if not _is_ours(each.filename)]
-        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-        return cls(said(error).replace(str(Path.home()), "~"), where)
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [each for each in frames if not _is_library(each.filename)]
+        where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+        by_student = bool(own) and own[-1] is frames[-1]
+        if by_student and isinstance(error, NotImplementedError):
+            return cls(f"not written yet, line {own[-1].lineno} of {Path(own[-1].filename).name}", unwritten=True)
+        asserted = by_student and isinstance(error, AssertionError)
+        text = f"AssertionError: {own[-1].line}" if asserted and not str(error) else said(error)
+        return cls(text.replace(str(Path.home()), "~"), where, asserted, isinstance(error, RuntimeError))
 
     def __str__(self) -> str:
         """RuntimeError: it does not fit, at my_cnn.py:34."""
         return f"{self.text}, at {self.where}" if self.where else self.text
 
 
-_OURS = tuple(str(Path(file).parent) for file in (torch.__file__, Path(__file__).parent))
+_LIBRARIES = (sysconfig.get_path("stdlib"), str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 
 
-def _is_ours(file: str) -> bool:
-    return file.startswith((*_OURS, "<frozen"))
+def _is_library(file: str) -> bool:
+    """Say whether a line is Python's, an installed package's or ours, not a student's."""
+    installed = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+    return bool(installed) or file.startswith(("<frozen", *(f"{folder}{os.sep}" for folder in _LIBRARIES)))
 
 
 def told(facts: Iterator[Fact]) -> Iterator[Fact]:
@@ -238,7 +254,10 @@ class Scored:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Say whether two values of a fact are equal, tensors and sums within TOLERANCE."""
+    """Say whether two values of a fact are equal, tensors and sums within TOLERANCE.
+
+    An assertion equals any error of Python's own, such as the IndexError that it comes before.
+    """
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, Tensor) and isinstance(other, Tensor):
@@ -247,6 +266,8 @@ def same(one: Any, other: Any) -> bool:
         return distance(one, other) <= TOLERANCE * (1 + float(other.double().nan_to_num().norm()))
     if isinstance(one, float) and isinstance(other, float):
         return abs(one - other) <= TOLERANCE * (1 + abs(other))
+    if isinstance(one, Raised) and isinstance(other, Raised):
+        return one == other or (one.asserted and not other.by_torch) or (other.asserted and not one.by_torch)
     return bool(one == other)
 
 
