@@ -648,6 +648,7 @@ def test_a_package_is_imported_under_its_name(written):
         ),
         ("import torch\nw = torch.load('none.pt')\n", "No such file or directory: 'none.pt', at my_cnn.py:2"),
         ("import numpy as np\nnp.loadtxt('none.txt')\n", "none.txt not found., at my_cnn.py:2"),
+        ("x = 1\nraise NotImplementedError()\n", "cnnprof: my_cnn.py: not written yet, line 2 of my_cnn.py\n"),
         ("x = 1\nx / 0\n", "importing it raised ZeroDivisionError: division by zero, at my_cnn.py:2"),
         ("import os\nos._exit(7)\n", "importing it ended with exit code 7; keep what trains or runs under if __name__"),
         ("def f(:\n", "importing it raised SyntaxError"),
@@ -730,13 +731,15 @@ def test_what_time_was_not_enough_for_is_inconclusive(monkeypatch, written, told
 def test_a_file_that_cannot_be_imported_twice_fails_what_is_left(monkeypatch, written):
     answers = [
         process._Answer(TOLD, "ended with exit code 3", out_of_time=False),
-        process._Answer([{"importing": True}, {"unusable": "OSError: it is there"}], None, out_of_time=False),
+        process._Answer(
+            [{"importing": True}, {"unusable": "importing it raised OSError: it is there"}], None, out_of_time=False
+        ),
     ]
     monkeypatch.setattr(process, "_run", lambda file, kinds, timeout_s: answers.pop(0))
     first, second = cnnprof.verify(written(QUICK)).checks[:2]
     assert (first.name, first.message) == ("CNN", "its process ended with exit code 3")
     assert (second.name, second.status) == ("ResNet", "failed")
-    assert second.message == "importing it again raised OSError: it is there"
+    assert second.message == "importing it raised OSError: it is there"
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def verify(path: str | Path, timeout_s: float = 60.0) -> Verification:
         answer = _run(file, left, ends - time.monotonic())
         checks += answer.checks
     if answer["unusable"]:
-        checks += (Check(kind, "failed", None, f"importing it again raised {answer['unusable']}") for kind in left)
+        checks += (Check(kind, "failed", None, answer["unusable"]) for kind in left)
     failure = None
     if answer.out_of_time:
         doing = answer.doing or left[0]
@@ -121,7 +121,7 @@ class _Answer:
     def found(self, path: str | Path) -> list[str]:
         """Return the classes that the file has. Raises UsageError where it cannot be imported, or has none."""
         if self["unusable"]:
-            raise UsageError(f"{path}: importing it raised {self['unusable']}")
+            raise UsageError(f"{path}: {self['unusable']}")
         found: list[str] | None = self["found"]
         if found is None:
             guard = "; keep what trains or runs under if __name__ == '__main__':"

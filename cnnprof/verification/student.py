@@ -37,7 +37,8 @@ def tell() -> None:
             with warnings.catch_warnings(action="ignore"):
                 module = imported(Path(job["file"]))
         except ANYTHING as error:
-            say(unusable=str(Raised.of(error)))
+            raised = Raised.of(error)
+            say(unusable=str(raised) if raised.unwritten else f"importing it raised {raised}")
             os._exit(0)
         named = vars(module)
         found = [kind for kind in job["kinds"] if callable(named.get(kind))]
