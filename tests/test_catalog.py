@@ -2,6 +2,8 @@
 
 import os
 import py_compile
+import re
+import time
 
 import pytest
 import torch
@@ -31,11 +33,67 @@ def test_the_listing_is_what_the_builders_make():
         ("my net=pkg.mod:Net([1, 2], on=True)", "my net", "pkg.mod:Net", ([1, 2],), {"on": True}),
         ("resnet-bottleneck()", None, "resnet-bottleneck", (), {}),
         ("a=f.py:b(x='(=)')", "a", "f.py:b", (), {"x": "(=)"}),
+        ("cnn(channels=[32]*4)", None, "cnn", (), {"channels": [32, 32, 32, 32]}),
+        ("cnn(channels=[32, 64]*3)", None, "cnn", (), {"channels": [32, 64, 32, 64, 32, 64]}),
+        ("cnn(conv_params=dict(kernel_size=3))", None, "cnn", (), {"conv_params": {"kernel_size": 3}}),
+        ("f.py:b(2 * (8, 4), [64] * 2 + [128])", None, "f.py:b", ((8, 4, 8, 4), [64, 64, 128]), {}),
+        ("f.py:b(2**5, 7 // 2, 7 % 4, 3 - 5, -3 * 2, -2**2)", None, "f.py:b", (32, 3, 3, -2, -6, -4), {}),
+        ("f.py:b(tuple([1, 2]), list((3,)), dict([('a', 1)]))", None, "f.py:b", ((1, 2), [3], {"a": 1}), {}),
+        ("f.py:b([dict(k=[0] * (2 + 1))] * 2)", None, "f.py:b", ([{"k": [0, 0, 0]}] * 2,), {}),
+        ("f.py:b(-1.5, 1 + 2j, {1, 2}, [0] * -1)", None, "f.py:b", (-1.5, 1 + 2j, {1, 2}, []), {}),
     ],
 )
 def test_grammar(text, label, name, args, kwargs):
     spec = catalog.parse(text)
     assert (spec.label, spec.name, spec.args, spec.kwargs) == (label, name, args, kwargs)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("open('x')", "range(3)", "[i for i in (1,)]", "lambda: 0", "x", "list", "().__class__", "dict.fromkeys([1])"),
+        *("[1][0]", "f'{1}'", "1 << 3", "1 / 2", "0.1 * 3", "2 ** -1", "True * 3", "'a' * 3", "dict(**{'a': 1})"),
+        *("[*[1]]", "1 if 1 else 2", "1 < 2", "not 1", "~1", "list(5)", "max(1, 2)", "[1] * [2]", "[1] + (2,)"),
+    ],
+)
+def test_nothing_else_is_taken_as_an_argument(argument):
+    with pytest.raises(UsageError, match="only Python literals, whole-number arithmetic"):
+        catalog.parse(f"cnn(channels={argument})")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("9**9**9", "more than 64 bits"),
+        ("2**64", "more than 64 bits"),
+        ("10**18 * 10**18", "more than 64 bits"),
+        ("[0] * 10**9", "more than 10,000"),
+        ("[[[0] * 1000] * 1000] * 1000", "more than 10,000"),  # 3,000 places in memory, 10**9 items where it is read
+        ("tuple([[0] * 9000] * 1) + tuple([[0] * 9000])", "more than 10,000"),
+        ("[[0] * 9000, dict(a=[0] * 9000)]", "more than 10,000"),
+        ("1 // 0", "by zero"),
+        ("1 % 0", "by zero"),
+        ("-" * 5000 + "1", "cannot be read"),
+        ("+".join(["[]"] * 5000), "cannot be read"),
+    ],
+)
+def test_no_argument_eats_memory_or_time(argument, said):
+    began = time.process_time()
+    with pytest.raises(UsageError, match=re.escape(said)):
+        catalog.parse(f"cnn(channels={argument})")
+    assert time.process_time() - began < 1
+
+
+def test_repetition_builds_the_same_network_and_can_be_varied():
+    written = catalog.resolve(
+        "cnn(channels=[8, 4]*2, pool_every=2**1, conv_params=dict(kernel_size=3, padding=1))"
+    ).module
+    spelt = catalog.resolve(
+        "cnn(channels=[8, 4, 8, 4], pool_every=2, conv_params={'kernel_size': 3, 'padding': 1})"
+    ).module
+    assert str(written) == str(spelt)
+    varied = catalog.varied("cnn", {"channels": ["[4]*2", "[8]*2"]})
+    assert [catalog.parse(text).kwargs["channels"] for text in varied] == [[4, 4], [8, 8]]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +103,7 @@ def test_grammar(text, label, name, args, kwargs):
         ("regular(", "is no MODEL"),
         ("regular)x", "is no MODEL"),
         ("regular(channels=)", "cannot be read"),
-        ("regular(channels=2*3)", "only Python literals"),
+        ("regular(channels=2*x)", "only Python literals, whole-number arithmetic, repetition, dict()"),
         ("regular(channels=__import__('os').system('true'))", "only Python literals"),
         ("regular(**{'channels': 1})", "cannot be read"),
         ("regular(channel=3)", "unexpected keyword argument 'channel'; it takes (channels"),

@@ -3,10 +3,10 @@
 [label=]name[(arguments)][@settings]
 
 name: regular, resnet50, torchvision:resnet50, timm:resnet50d, package.module:callable, path/to/file.py:callable;
-arguments: Python literals, parsed and never evaluated; settings: bf16,channels-last,compile,b=64,threads=1
+arguments: Python literals, [32] * 4, 2**5, dict(...), parsed and never run;
+settings: bf16,channels-last,compile,b=64,threads=1
 """
 
-import ast
 import copy
 import dataclasses
 import difflib
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from cnnprof import sources
-from cnnprof.calls import literals
+from cnnprof.calls import literal, literals
 from cnnprof.errors import NoSuchModelError, UsageError, first_line
 from cnnprof.models import zoo
 from cnnprof.models.cnn import CNN
@@ -259,14 +259,6 @@ def _own(text: str, settings: str) -> Own:
     return Own(**own)
 
 
-def _literal(text: str) -> Any:
-    """Read a Python literal; what is none is a string."""
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
 _IN_A_LABEL = str.maketrans("=()@:/\\", " []    ")
 
 
@@ -278,7 +270,7 @@ def varied(text: str, over: Mapping[str, Sequence[str]]) -> list[str]:
     texts: list[str] = []
     for values in itertools.product(*over.values()):
         chosen = dict(zip(over, values, strict=True))
-        arguments = {name: _literal(value) for name, value in chosen.items() if name not in _KEYS}
+        arguments = {name: literal(value) for name, value in chosen.items() if name not in _KEYS}
         settings = [f"{name}={value}" for name, value in chosen.items() if name in _KEYS]
         if not texts:
             refuse_unknown(text, arguments)
