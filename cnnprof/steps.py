@@ -13,6 +13,7 @@ from torch import nn
 
 from cnnprof import optimizers
 from cnnprof.errors import UsageError
+from cnnprof.gradients import GradientCheck, GradientMode, gradient_mode, strictest
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.records import Mode, Settings
 
@@ -78,11 +79,15 @@ def made(
     settings: Settings,
     loss: Loss | None = None,
     make_optimizer: optimizers.Maker | None = None,
+    gradients: GradientMode | None = None,
 ) -> Step:
-    """Make the call of a network and of inputs that are where they should be."""
+    """Make the call of a network and of inputs that are where they should be.
+
+    In inference it has the gradient mode that is given; without one the first call finds the strictest.
+    """
     called: Callable[..., Any] = _compiled(module) if settings.compile else module
     if mode == "inference":
-        return _forward(module, called, inputs, settings)
+        return _forward(module, called, inputs, settings, gradients)
     optimizer = (make_optimizer or optimizers.maker(settings.optimizer))(module)
     return _training_step(module, called, inputs, settings, loss, optimizer)
 
@@ -99,12 +104,30 @@ def _autocast(settings: Settings) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: torch.autocast(device_type, torch.bfloat16)
 
 
-def _forward(module: nn.Module, called: Callable[..., Any], inputs: Inputs, settings: Settings) -> Step:
+def _forward(
+    module: nn.Module,
+    called: Callable[..., Any],
+    inputs: Inputs,
+    settings: Settings,
+    gradients: GradientMode | None,
+) -> Step:
     module.eval()
     autocast = _autocast(settings)
 
+    def first(mode: GradientMode) -> Any:
+        nonlocal gradients
+        with gradient_mode(mode), autocast(), GradientCheck(mode):
+            output = module(*inputs.args, **inputs.kwargs)
+        gradients = mode
+        return output
+
     def forward() -> Any:
-        with torch.inference_mode(), autocast():
+        if gradients is None:
+            output = strictest(first, Exception)
+            if not settings.compile:
+                return output
+        assert gradients is not None
+        with gradient_mode(gradients), autocast():
             return called(*inputs.args, **inputs.kwargs)
 
     def standing() -> Iterator[torch.Tensor]:

@@ -33,6 +33,7 @@ from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
 from cnnprof.errors import UsageError, first_line
+from cnnprof.gradients import GradientMode, check_operator, strictest
 from cnnprof.inputs import Inputs, tensors_in
 from cnnprof.records import (
     CATEGORIES,
@@ -112,23 +113,40 @@ def followed(
     Calls of the operators that are `listed` are kept, for whoever can tell what their kernels take for themselves.
     Raises Unpredictable where the step needs values, and UsageError where the network refuses its input.
     """
+
+    def follow(gradients: GradientMode) -> Course:
+        return _followed(module, inputs, mode, settings, loss, make_optimizer, listed, gradients)
+
+    return follow("enable_grad") if mode == "training" else strictest(follow, UsageError)
+
+
+def _followed(
+    module: nn.Module,
+    inputs: Inputs,
+    mode: Mode,
+    settings: Settings,
+    loss: steps.Loss | None,
+    make_optimizer: optimizers.Maker | None,
+    listed: Callable[[str], bool],
+    gradients: GradientMode,
+) -> Course:
     on_cuda = torch.device(settings.device).type == "cuda"
     pretending = on_cuda and not torch.cuda.is_available()
     if pretending:
         settings = replace(settings, device="cpu")
     _of_one_holder()  # before there are fake tensors of another mode
-    watch = _Watch(listed, as_real.ROUNDED_TO, "CUDA") if on_cuda else _Watch(listed)
+    watch = _Watch(listed, gradients, as_real.ROUNDED_TO, "CUDA") if on_cuda else _Watch(listed, gradients)
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         unlogged(FakeTensorMode.__module__),
-        undisturbed(inference=False),
+        undisturbed("enable_grad"),
         _uncollected(),
         as_real.AsReal(on_cuda=pretending),
     ):
         stand_in = _stand_in(settings)
         try:
             shadow = Shadow(module, stand_in, training=mode == "training")
-            step = steps.made(shadow.root, inputs.mapped(stand_in), mode, settings, loss, make_optimizer)
+            step = steps.made(shadow.root, inputs.mapped(stand_in), mode, settings, loss, make_optimizer, gradients)
         except (RuntimeError, TypeError, AssertionError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
@@ -137,7 +155,7 @@ def followed(
         watch.stand(step)
         if step.optimizer is not None:
             step.optimizer.register_step_pre_hook(watch.enter_optimizer)
-        with _told_apart(watch), torch.no_grad() if mode == "inference" else torch.enable_grad(), watch:
+        with _told_apart(watch), watch:
             result = step.run()
         if on_cuda and as_real.PRODUCTS & set(watch.operators):
             watch.keep(as_real.WORKSPACE_BYTES, "cuBLAS's workspace")
@@ -201,8 +219,11 @@ _OF_SHAPES_ALONE = ("data-dependent", "FakeTensor", "meta", "tensor subclass", "
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator, and every storage from its making until its end."""
 
-    def __init__(self, listed: Callable[[str], bool], rounded_to: int = 1, backend: str = "CPU") -> None:
+    def __init__(
+        self, listed: Callable[[str], bool], gradients: GradientMode, rounded_to: int = 1, backend: str = "CPU"
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._gradients = gradients
         self._rounded_to = rounded_to
         self._backend = backend
         self._listed = listed
@@ -226,6 +247,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
+        check_operator(self._gradients)
         if self._updating and writes_in_place(func) and _holds_no_values(args[0]):
             return None if isinstance(args[0], list | tuple) else args[0]  # it takes no memory
         if is_composite(func) and not has_kernel(func, self._backend):  # inference mode shows them whole

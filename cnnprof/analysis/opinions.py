@@ -50,7 +50,7 @@ def _fvcore(module: nn.Module, inputs: Inputs) -> int:
     """Read the graph that torch.jit.trace makes of one real forward pass, in eval mode without gradients."""
     if inputs.kwargs:
         raise UsageError("it takes no keyword arguments")
-    with undisturbed(inference=False), torch.no_grad():
+    with undisturbed("no_grad"):
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(Shadow(module, shared_or_copied).root, _real(module, inputs).args)
@@ -63,7 +63,7 @@ def _flop_counter_mode(module: nn.Module, inputs: Inputs) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     def counted(root: nn.Module, fed: Inputs) -> int:
-        with undisturbed(inference=False), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with undisturbed("no_grad"), FlopCounterMode(display=False) as counter:
             root(*fed.args, **fed.kwargs)
         return int(counter.get_total_flops())
 

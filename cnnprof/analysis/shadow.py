@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from cnnprof.gradients import GradientMode, gradient_mode
+
 StandIn = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -188,14 +190,13 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 @contextmanager
-def undisturbed(inference: bool = True) -> Iterator[None]:
+def undisturbed(gradients: GradientMode = "inference_mode") -> Iterator[None]:
     """Run a network whatever the caller's own modes are, and leave the random states on the CPU as they are.
 
     Nothing is compiled, and what the network warns of is not passed on. In inference mode composite operators are seen.
     """
     with (
-        torch.inference_mode(inference),
-        torch.set_grad_enabled(not inference),
+        gradient_mode(gradients),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(action="ignore"),
         torch.compiler.set_stance("force_eager"),

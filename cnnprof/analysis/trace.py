@@ -23,6 +23,7 @@ from cnnprof.analysis.operators import Effect, Watch
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.structure import Flow
 from cnnprof.errors import UsageError, first_line
+from cnnprof.gradients import GradientMode, check_operator, strictest
 from cnnprof.inputs import Inputs, first_floating, tensors_in
 from cnnprof.records import Mode, Rung, Size
 
@@ -101,8 +102,26 @@ def climbed(
 ) -> Trace:
     """Return the trace of the first rung that holds. Raises Refused, with the last rung's words, where none does.
 
-    `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors.
+    `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors. In inference
+    the pass has the strictest gradient mode that the network bears.
     """
+
+    def climb(gradients: GradientMode) -> Trace:
+        return _first_that_holds(module, inputs, mode, with_weights, rungs, remember, keep_calls, gradients)
+
+    return climb("enable_grad") if mode == "training" else strictest(climb, Refused)
+
+
+def _first_that_holds(
+    module: nn.Module,
+    inputs: Inputs,
+    mode: Mode,
+    with_weights: Callable[[], nn.Module] | None,
+    rungs: Sequence[Rung],
+    remember: bool,
+    keep_calls: bool,
+    gradients: GradientMode,
+) -> Trace:
     refusal = Refused("there is no rung to stand on")
     for rung in rungs:
         if rung == "cpu" and has_no_values(module):
@@ -112,7 +131,7 @@ def climbed(
         if rung == "cpu" and inputs.nbytes > machine.available_bytes():
             break
         try:
-            return traced(module, inputs, rung, mode, remember, keep_calls)
+            return traced(module, inputs, rung, mode, remember, keep_calls, gradients)
         except Refused as refused:
             refusal = refused
     raise refusal
@@ -130,8 +149,9 @@ def traced(
     mode: Mode = "inference",
     remember: bool = True,
     keep_calls: bool = False,
+    gradients: GradientMode = "inference_mode",
 ) -> Trace:
-    """Trace a pass on one rung. Raises Refused where the network does.
+    """Trace a pass on one rung. Raises Refused where the network does, and Differentiates in inference mode.
 
     Calls that are kept hold their tensors, and are not remembered ones, whose outputs are never views.
     """
@@ -149,7 +169,7 @@ def traced(
         walk = _Walk(shadow, rows := _rows(shadow), flow)
         walk.enter_modules()
         listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
-        output = walk.run(fed, Watch(listener, remember and rung == "meta" and not keep_calls), training)
+        output = walk.run(fed, Watch(listener, remember and rung == "meta" and not keep_calls), training, gradients)
     _own_parameters(shadow, rows)
     return Trace(
         rows=rows,
@@ -256,6 +276,7 @@ class _Walk:
         self._shadow, self._rows, self._flow = shadow, rows, flow
         self._stack = [rows[""]]
         self.calls: list[Call] = []
+        self._gradients: GradientMode = "enable_grad"
         self._hidden = False
         """Whether what runs is part of one operator on the CPU, which fvcore does not see into."""
         self._doing = f"its forward ({rows[''].kind}) refused"
@@ -270,15 +291,16 @@ class _Walk:
 
     def shape(self, fed: Inputs) -> None:
         """Run a pass that only gives lazy layers their shapes."""
-        with self._named_failures(), undisturbed(inference=False), torch.no_grad():
+        with self._named_failures(), undisturbed("no_grad"):
             self._shadow.root(*fed.args, **fed.kwargs)
 
-    def run(self, fed: Inputs, watch: Watch, training: bool) -> Any:
+    def run(self, fed: Inputs, watch: Watch, training: bool, gradients: GradientMode) -> Any:
         """Run the pass, in training also backward from every output that has a gradient; return its output."""
+        self._gradients = gradients
         if training:
             own = chain(self._shadow.root.parameters(), self._shadow.root.buffers())
             self._weights = {_storage(tensor): tensor for tensor in own}
-        with self._named_failures(), undisturbed(inference=not training), watch:
+        with self._named_failures(), undisturbed(gradients), watch:
             output = self._shadow.root(*fed.args, **fed.kwargs)
             if training:
                 self._doing = "its backward pass raised on"
@@ -332,6 +354,7 @@ class _Walk:
 
     def heard(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give an operator to the module that was entered last."""
+        check_operator(self._gradients)
         self._stack[-1].effects.append(effect.hidden() if self._hidden else effect)
         self._used.update(map(id, taken))
         if self._flow is not None:
