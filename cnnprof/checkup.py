@@ -13,6 +13,7 @@ from cnnprof.measurement.latency import torch_threads
 from cnnprof.models import catalog
 from cnnprof.models.cnn import CNN
 from cnnprof.records import Sanity
+from cnnprof.recursion import deep_recursion
 from cnnprof.subjects import Loss, Model, Subject, image_size, settings_of, subject_of
 from cnnprof.training import data as pictures
 from cnnprof.training.checkpoints import RandomState
@@ -22,6 +23,7 @@ BATCHES = 8
 """Of 16 images each that it is tried on."""
 
 
+@deep_recursion()
 def sanity(
     model: Model,
     input_size: Sequence[int] | int | None = None,

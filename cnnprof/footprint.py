@@ -36,6 +36,7 @@ from cnnprof.records import (
     Scenario,
     Settings,
 )
+from cnnprof.recursion import deep_recursion
 from cnnprof.subjects import Loss, Model, Options, Subject, checked, parsed_device, settings_of, subject_of
 
 Optimizer = str | torch.optim.Optimizer
@@ -52,6 +53,7 @@ class MemoryOptions(TypedDict, total=False):
     accumulate: int
 
 
+@deep_recursion()
 def predict_memory(
     model: Model,
     input_size: Sequence[int] | int | None = None,
@@ -309,6 +311,7 @@ def _process_peak(question: _Question) -> tuple[int, int] | None:
     return peak, before
 
 
+@deep_recursion()
 def tell_resident() -> None:
     """Do what another process sent, and print the bytes that this one had resident: at most, and before."""
     path, job = pickle.load(sys.stdin.buffer)  # from our own parent

@@ -1,4 +1,4 @@
-"""Gradient modes of a forward pass in inference: the strictest of torch's that a network bears. Runs no networks itself.
+"""Gradient modes of a forward pass in inference: the strictest of torch's that a network bears.
 
 Force fields, physics-informed networks, energy models and MAML differentiate inside forward. torch.inference_mode()
 refuses that, or has torch.autograd.functional return zeros without a word.
@@ -17,7 +17,7 @@ GradientMode = Literal["inference_mode", "no_grad", "enable_grad"]
 T = TypeVar("T")
 
 
-class Differentiates(BaseException):  # noqa: N818  # no error; networks that catch Exception let it pass
+class Differentiates(BaseException):  # no error; networks that catch Exception let it pass
     """The network turned gradients on where there are none to be had."""
 
 
@@ -34,6 +34,7 @@ def strictest(run: Callable[[GradientMode], T], refusal: type[Exception] | tuple
     Args:
         run: Makes the pass; raises Differentiates where the network turned gradients on in inference mode.
         refusal: What `run` raises where the network cannot be run, for whatever reason.
+
     """
     try:
         return run("inference_mode")

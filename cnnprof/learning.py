@@ -38,6 +38,7 @@ from cnnprof.records import (
     TrainingContrast,
     TrainingRun,
 )
+from cnnprof.recursion import deep_recursion
 from cnnprof.subjects import SEEDS, Model, Subject, image_size, settings_of, subject_of, told_apart
 from cnnprof.training import checkpoints as files
 from cnnprof.training.data import Pictures, batches, load
@@ -77,6 +78,7 @@ class How(TypedDict, total=False):
     checkpoints: str | Path | None
 
 
+@deep_recursion()
 def train(
     models: Mapping[str, Model] | Sequence[Model],
     input_size: Sequence[int] | int | None = None,

@@ -19,6 +19,7 @@ from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs
 from cnnprof.models import catalog
 from cnnprof.records import COUNTS, Count, Match
+from cnnprof.recursion import deep_recursion
 from cnnprof.subjects import Model, Subject, subject_of
 
 AROUND = 32
@@ -36,6 +37,7 @@ Counted = Callable[[int], int | None]
 """The count by the value of an argument; None where that value is refused."""
 
 
+@deep_recursion()
 def matched(
     baseline: Model,
     candidate: Model,

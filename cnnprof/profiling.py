@@ -55,6 +55,7 @@ from cnnprof.records import (
     Settings,
     TimeByLayer,
 )
+from cnnprof.recursion import deep_recursion
 from cnnprof.subjects import Loss, Model, Options, Subject, checked, settings_of, subject_of, told_apart
 from cnnprof.timing import Candidates, Workbench
 
@@ -84,6 +85,7 @@ class Instruments:
 # What users call -----------------------------------------------------------------------------------------------------
 
 
+@deep_recursion()
 def analyze(
     model: Model,
     input_size: Sequence[int] | int | None = None,
@@ -110,6 +112,7 @@ def analyze(
     return analyzed(subject, subject.own.batch_size or batch_size, mode, tools)
 
 
+@deep_recursion()
 def profile(
     model: Model,
     input_size: Sequence[int] | int | None = None,
@@ -132,6 +135,7 @@ def profile(
     return run
 
 
+@deep_recursion()
 def compare(
     models: Mapping[str, Model] | Sequence[Model],
     input_size: Sequence[int] | int | None = None,

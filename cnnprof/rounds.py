@@ -19,11 +19,13 @@ from cnnprof import footprint, machine, profiling, steps, timing
 from cnnprof.errors import UsageError
 from cnnprof.measurement import latency
 from cnnprof.records import Benchmark, ByMode, Candidate, Latency, Reference, Settings
+from cnnprof.recursion import deep_recursion
 from cnnprof.subjects import Loss, Subject
 
 SESSIONS = latency.SESSIONS_WANTED
 
 
+@deep_recursion()
 def benchmarked(
     fixture: Any,
     subject: Subject,

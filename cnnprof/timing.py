@@ -21,6 +21,7 @@ from cnnprof.inputs import Inputs
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
 from cnnprof.records import MODES, ByMode, Candidate, Contrast, Latency, Mode, Settings
+from cnnprof.recursion import deep_recursion
 from cnnprof.subjects import SEEDS, Loss, Subject, subject_of
 
 Candidates = Mapping[str, Candidate]
@@ -224,6 +225,7 @@ def _ignoring_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
 
 
+@deep_recursion()
 def _measured_apart(job: _Job) -> latency.Session:
     subjects = [subject_of(*asked) for asked in job.asked]
     with surroundings(job.settings):

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import gc
 import random
+import sys
 import threading
 import warnings
 
@@ -25,6 +26,7 @@ from cnnprof import UsageError
 from cnnprof.analysis import counts, operators, shapes
 from cnnprof.analysis.trace import RUNGS
 from cnnprof.inputs import Inputs
+from cnnprof.recursion import FRAMES, deep_recursion
 
 
 def analyzed(case, **options):
@@ -104,6 +106,49 @@ def test_a_module_that_caught_an_error_is_not_named():
         cnnprof.analyze(net, (3,))
     with pytest.raises(UsageError, match=r"^Net: its backward pass raised on its input 1x4: .*inplace"):
         cnnprof.analyze(net, (4,), mode="training")
+
+
+def nested(depth):
+    """A linear layer of 16 products, so many modules deep."""
+    module = nn.Linear(4, 4)
+    for _ in range(depth):
+        module = nn.Sequential(module)
+    return module
+
+
+def test_a_tree_as_deep_as_a_forward_pass_may_be():
+    module, limit = nested(220), sys.getrecursionlimit()
+    module(torch.zeros(1, 4))
+    assert cnnprof.analyze(module, (4,)).macs == 16
+    assert cnnprof.analyze(module, (4,), mode="training").totals.weight_gradient_macs == 16
+    memory = cnnprof.predict_memory(module, (4,), 2, measure=True)
+    assert memory.predicted.peak_bytes == memory.measured.peak_bytes
+    assert cnnprof.profile(module, (4,), 2, time_s=0.1, modes=("inference",)).profiles[0].analysis.macs == 16
+    assert sys.getrecursionlimit() == limit
+
+
+def test_a_network_that_calls_itself_without_end_is_refused_in_one_line():
+    with pytest.raises(UsageError, match="maximum recursion depth exceeded"):
+        cnnprof.analyze(Net(lambda net, x: net(x)), (4,))
+
+
+def test_the_recursion_limit_is_the_callers_again_when_the_last_thread_leaves():
+    limit, go_on, inside = sys.getrecursionlimit(), threading.Event(), threading.Event()
+
+    def stay():
+        with deep_recursion():
+            inside.set()
+            go_on.wait(10)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    inside.wait(10)
+    with deep_recursion():
+        assert sys.getrecursionlimit() == FRAMES * limit
+    assert sys.getrecursionlimit() == FRAMES * limit
+    go_on.set()
+    thread.join()
+    assert sys.getrecursionlimit() == limit
 
 
 # Three states --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import nn
 
 from cnnprof.analysis import conventions
