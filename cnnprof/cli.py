@@ -1164,7 +1164,7 @@ def _stem(run: "Run") -> str:
     given, usual = run.settings, Settings()
     parts = _compared(run)
     settings = {
-        f"b{given.batch_size}": given.batch_size != usual.batch_size,
+        f"b{given.batch_size}": given.batch_size not in (None, usual.batch_size),
         "x".join(map(str, given.input_size or ())): given.input_size is not None,
         given.device.replace(":", ""): given.device != usual.device,
         given.dtype: given.dtype != usual.dtype,

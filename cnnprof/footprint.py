@@ -37,7 +37,7 @@ from cnnprof.records import (
     Settings,
 )
 from cnnprof.recursion import deep_recursion
-from cnnprof.subjects import Loss, Model, Options, Subject, checked, parsed_device, settings_of, subject_of
+from cnnprof.subjects import Loss, Model, Options, Subject, checked, of_run, parsed_device, settings_of, subject_of
 
 Optimizer = str | torch.optim.Optimizer
 
@@ -57,7 +57,7 @@ class MemoryOptions(TypedDict, total=False):
 def predict_memory(
     model: Model,
     input_size: Sequence[int] | int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     *,
     inputs: Any = None,
     mode: Mode = "training",
@@ -71,13 +71,13 @@ def predict_memory(
 ) -> MemoryProfile:
     """Predict the memory of a forward pass, or of a training step as it is once others went before it.
 
-    `optimizer` is a name of torch.optim with arguments ("adamw(lr=0.1)") or one that holds the model's parameters;
-    `beside` names other modes and optimizers to predict as well; `measure` runs the step, too; `fits` is a capacity
-    ("24GiB", or "auto": this device's), for which the largest batch is found. The model is run where that is asked
-    for, and where shapes alone do not tell: then at a small batch, and a doubt says so. Raises UsageError for unusable
-    input.
+    `batch_size` is 32 by default; beside `inputs` it says how many images they hold. `optimizer` is a name of
+    torch.optim with arguments ("adamw(lr=0.1)") or one that holds the model's parameters; `beside` names other modes
+    and optimizers to predict as well; `measure` runs the step, too; `fits` is a capacity ("24GiB", or "auto": this
+    device's), for which the largest batch is found. The model is run where that is asked for, and where shapes alone
+    do not tell: then at a small batch, and a doubt says so. Raises UsageError for unusable input.
     """
-    question = _Question.of(model, input_size, batch_size, inputs, mode, optimizer, loss, device, options)
+    question = asked = _Question.of(model, input_size, batch_size, inputs, mode, optimizer, loss, device, options)
     doubts: list[Doubt] = []
     predicted, scenarios = None, []
     overhead = _overhead(question.settings.device)
@@ -108,9 +108,9 @@ def predict_memory(
         created=origin.now(),
         model=question.subject.resolved,
         input_size=question.subject.input_size,
-        batch_size=batch_size if question.subject.own_inputs is None else question.batch_size,
+        batch_size=asked.batch_size,
         mode=mode,
-        settings=question.settings,
+        settings=of_run(question.settings, [question.subject]),
         machine=machine.describe("cpu" if not torch.cuda.is_available() else question.settings.device, "system"),
         predicted=predicted,
         measured=measured,
@@ -120,6 +120,9 @@ def predict_memory(
         doubts=tuple(doubts),
     )
 
+
+BATCH_SIZE = 32
+"""Where none is asked for."""
 
 INSTEAD = 2
 """The batch at which a step that cannot be predicted is measured."""
@@ -141,7 +144,7 @@ class _Question:
         cls,
         model: Model,
         input_size: Sequence[int] | int | None,
-        batch_size: int,
+        batch_size: int | None,
         inputs: Any,
         mode: Mode,
         optimizer: Optimizer,
@@ -152,7 +155,7 @@ class _Question:
         parsed_device(device)
         subject = subject_of(None, model, input_size, batch_size, inputs)
         given: Options = {**options, "modes": (mode,), "device": "cpu"}  # type: ignore[typeddict-item]
-        settings = settings_of(None, batch_size, given, loss)
+        settings = settings_of(None, batch_size or BATCH_SIZE, given, loss)
         name = optimizer if isinstance(optimizer, str) else type(optimizer).__name__
         settings = dataclasses.replace(settings, device=device, optimizer=name, input_size=subject.input_size)
         settings = checked(settings.of(subject.own))
@@ -164,7 +167,7 @@ class _Question:
         return cls(subject, mode, settings, found, loss, optimizer)
 
     @property
-    def batch_size(self) -> int:
+    def batch_size(self) -> int | None:
         own = self.subject.own_inputs
         return self.settings.batch_size if own is None else own.batch_size
 
@@ -178,7 +181,7 @@ class _Question:
 
     def instead(self) -> "_Question":
         """Ask for what can be measured here: a small batch on the CPU."""
-        settings = dataclasses.replace(self.settings, device="cpu", batch_size=min(self.settings.batch_size, INSTEAD))
+        settings = dataclasses.replace(self.settings, device="cpu", batch_size=min(self.settings.images, INSTEAD))
         return dataclasses.replace(self, settings=settings)
 
     def like(self, mode: Mode, optimizer: str | None) -> "_Question":
@@ -196,7 +199,7 @@ class _Question:
         if own is not None:
             return own
         assert self.subject.input_size is not None
-        return Inputs.without_values(self.subject.input_size, self.settings.batch_size)
+        return Inputs.without_values(self.subject.input_size, self.settings.images)
 
     def predicted(self, whole_curve: bool = False) -> Predicted:
         """Follow the step. Raises Unpredictable, and UsageError where the model refuses its input."""
@@ -289,7 +292,7 @@ def _measured(question: _Question) -> MeasuredMemory:
 def _step(question: _Question) -> steps.Step:
     subject, settings = question.subject, question.settings
     torch.manual_seed(settings.seed)
-    inputs = subject.inputs(settings.batch_size, settings.seed).cloned()
+    inputs = subject.inputs(settings.images, settings.seed).cloned()
     maker = question.make_optimizer() if question.mode == "training" else None
     return steps.prepare(subject.build(), inputs, question.mode, settings, question.loss, maker)
 
@@ -328,7 +331,8 @@ def tell_resident() -> None:
 
 
 def _measured_instead(question: _Question, why: str) -> Doubt:
-    ran = f"a step at batch {question.batch_size} was run and measured on the CPU"
+    batch = f" at batch {question.batch_size}" if question.batch_size else ""
+    ran = f"a step{batch} was run and measured on the CPU"
     return Doubt("predicted", f"shapes alone do not tell ({why}): {ran}")
 
 
@@ -405,7 +409,7 @@ def _largest_batch(question: _Question, fits: str, overhead: Overhead) -> Fit:
     if overhead.of(peak(smallest)) > capacity:
         return Fit(capacity, None, smallest, peak(smallest), overhead.of(peak(smallest)))
     low, high = smallest, None
-    guess = max(question.settings.batch_size, 2 * smallest)
+    guess = max(question.settings.images, 2 * smallest)
     while high is None or high - low > 1:
         if overhead.of(peak(guess)) <= capacity:
             low = guess

@@ -21,7 +21,7 @@ from cnnprof.comparison.ratios import contrast
 from cnnprof.errors import ElsewhereError, Interrupted, NoSuchModelError, UsageError
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
-from cnnprof.records import Candidate, Comparison, Doubt, Gate, Machine, Mode, Profile, Run, Settings
+from cnnprof.records import BATCH_SIZE, Candidate, Comparison, Doubt, Gate, Machine, Mode, Profile, Run, Settings
 from cnnprof.remote import Worker
 from cnnprof.revisions import Checkout, checked_out, tracked, working_tree
 from cnnprof.subjects import Subject, settings_of, subject_of
@@ -84,7 +84,10 @@ def asked(
     Raises UsageError for a limit on no model.
     """
     usual = Settings(device="auto") if baseline is None else _here(baseline.settings)
-    size, batch = options.get("input_size") or usual.input_size, options.get("batch_size", usual.batch_size)
+    size, batch = (
+        options.get("input_size") or usual.input_size,
+        options.get("batch_size", usual.batch_size or BATCH_SIZE),
+    )
     given: Any = {name: options.get(name, getattr(usual, name)) for name in _KEPT}
     loss = options.get("loss")
     given["time_s"] = options.get("time")
@@ -210,7 +213,7 @@ def _document(candidates: Sequence[Candidate], settings: Settings) -> Run:
         "commit": origin.commit(),
         "created": origin.now(),
         "machine": _machine(settings),
-        "settings": settings,
+        "settings": settings if any(each.batch_size for each in candidates) else replace(settings, batch_size=None),
     }
     if not others:
         return Profile(**start, profiles=(first,))

@@ -25,15 +25,17 @@ class Inputs:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+    """Images that it holds; None where that was not said: no shape tells a batch from a length or a count of boxes."""
 
     @classmethod
-    def of(cls, inputs: Any) -> "Inputs":
+    def of(cls, inputs: Any, batch_size: int | None = None) -> "Inputs":
         """Read a tensor, or a tuple whose last item may be a dict of keyword arguments."""
         if not isinstance(inputs, tuple | list):
-            return cls((inputs,))
+            return cls((inputs,), {}, batch_size)
         if inputs and isinstance(inputs[-1], dict):
-            return cls(tuple(inputs[:-1]), inputs[-1])
-        return cls(tuple(inputs))
+            return cls(tuple(inputs[:-1]), inputs[-1], batch_size)
+        return cls(tuple(inputs), {}, batch_size)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Inputs":
         """Move all tensors, the floating ones to `dtype` too."""
@@ -54,7 +56,7 @@ class Inputs:
 
     def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
         """Change every tensor."""
-        return Inputs(_mapped(self.args, change), _mapped(dict(self.kwargs), change))
+        return Inputs(_mapped(self.args, change), _mapped(dict(self.kwargs), change), self.batch_size)
 
     def cloned(self) -> "Inputs":
         """Copy all tensors to memory of their own."""
@@ -72,24 +74,19 @@ class Inputs:
     def random(cls, size: Size, batch_size: int, seed: int) -> "Inputs":
         """Draw one image batch (N, *size) without touching the global generator."""
         generator = torch.Generator().manual_seed(seed)
-        return cls((torch.randn(batch_size, *size, generator=generator),))
+        return cls((torch.randn(batch_size, *size, generator=generator),), {}, batch_size)
 
     @classmethod
     def without_values(cls, size: Size, batch_size: int) -> "Inputs":
         """Make one image batch (N, *size) of shapes alone. Raises UsageError where no tensor can be so large."""
         if math.prod((batch_size, *size)) >= _MOST_ELEMENTS:
             raise UsageError(f"a batch of {batch_size} x {size} has more elements than a tensor can hold")
-        return cls((torch.empty(batch_size, *size, device="meta"),))
+        return cls((torch.empty(batch_size, *size, device="meta"),), {}, batch_size)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, drawn or not."""
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((self.args, self.kwargs)))
-
-    @property
-    def batch_size(self) -> int:
-        """The first length of the first tensor."""
-        return next((int(tensor.shape[0]) for tensor in tensors_in((self.args, self.kwargs)) if tensor.ndim), 1)
 
 
 def first_floating(module: nn.Module) -> torch.Tensor:

@@ -71,7 +71,7 @@ def _count(subject: Subject, by: Count) -> int:
     assert subject.own_inputs or subject.input_size
     inputs = subject.own_inputs or Inputs.without_values(subject.input_size or (), 1)
     analysis = counts.analyze(subject.module, inputs, model=subject.resolved, with_weights=subject.build)
-    return analysis.macs // analysis.batch_size
+    return analysis.macs // analysis.images
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from cnnprof.models import catalog
 from cnnprof.models.residual import ResNet
 from cnnprof.peaks import peaks
 from cnnprof.records import (
+    BATCH_SIZE,
     MODES,
     Analysis,
     ByMode,
@@ -56,7 +57,7 @@ from cnnprof.records import (
     TimeByLayer,
 )
 from cnnprof.recursion import deep_recursion
-from cnnprof.subjects import Loss, Model, Options, Subject, checked, settings_of, subject_of, told_apart
+from cnnprof.subjects import Loss, Model, Options, Subject, checked, of_run, settings_of, subject_of, told_apart
 from cnnprof.timing import Candidates, Workbench
 
 
@@ -89,7 +90,7 @@ class Instruments:
 def analyze(
     model: Model,
     input_size: Sequence[int] | int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     *,
     inputs: Any = None,
     mode: Mode = "inference",
@@ -100,8 +101,9 @@ def analyze(
     `mode` is `inference`, the forward pass in eval mode, or `training`: forward and backward, in training mode. `tools`
     ("fvcore", "torch") run beside, on the CPU, and their difference is itemised in `opinions`; forward passes only.
     `input_size` is (C, H, W) without the batch, or the side of a square image; `inputs` a tensor or a tuple, whose last
-    item may be a dict of keyword arguments, batch included. The model is left as it is. Raises UsageError where it
-    refuses the input, naming the layer and its input's shape.
+    item may be a dict of keyword arguments, batch included; `batch_size` (1 by default) beside them says how many
+    images they hold, else figures are of the call. The model is left as it is. Raises UsageError where it refuses the
+    input, naming the layer and its input's shape.
     """
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: {' or '.join(MODES)} was expected")
@@ -109,14 +111,14 @@ def analyze(
     if unknown or (tools and mode != "inference"):
         raise UsageError(f"second opinion of {tools!r}: {' or '.join(TOOLS)} of a forward pass was expected")
     subject = subject_of(None, model, input_size, batch_size, inputs)
-    return analyzed(subject, subject.own.batch_size or batch_size, mode, tools)
+    return analyzed(subject, subject.own.batch_size or batch_size or 1, mode, tools)
 
 
 @deep_recursion()
 def profile(
     model: Model,
     input_size: Sequence[int] | int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     *,
     inputs: Any = None,
     loss: Loss | str | None = None,
@@ -126,9 +128,10 @@ def profile(
 ) -> Profile:
     """Analyze and measure one model: its forward pass and training step, their memory, and where the time goes.
 
+    `batch_size` is 8 by default; beside `inputs` it says how many images they hold, else figures are of the call.
     Raises UsageError for unusable input, and Interrupted, with what was measured, at Ctrl-C.
     """
-    settings = settings_of(input_size, batch_size, options, loss)
+    settings = settings_of(input_size, batch_size or BATCH_SIZE, options, loss)
     subject = subject_of(None, model, input_size, batch_size, inputs)
     run = _measured([subject], settings, loss, listener or Listener(), instruments or Instruments(), alone=True)
     assert isinstance(run, Profile)
@@ -139,7 +142,7 @@ def profile(
 def compare(
     models: Mapping[str, Model] | Sequence[Model],
     input_size: Sequence[int] | int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     *,
     inputs: Any = None,
     over: Mapping[str, Sequence[object]] | None = None,
@@ -152,6 +155,7 @@ def compare(
 ) -> Comparison:
     """Analyze and measure models together; the first is the baseline.
 
+    `batch_size` is 8 by default; beside `inputs` it says how many images they hold, else figures are of the call.
     `over` tries values of settings or arguments of MODEL strings, by name; two models over one or two of them, the
     batch alone apart, make a map of ratios at equal values. `match` brings every later MODEL string as near to the
     first as its argument `vary` does: see `matched`. Modules are copied for every session, so yours stay as they are.
@@ -172,7 +176,7 @@ def compare(
         )
     if match:
         rows[1:] = [_matched(rows[0], row, match, vary, input_size) for row in rows[1:]]
-    settings = settings_of(input_size, batch_size, options, loss)
+    settings = settings_of(input_size, batch_size or BATCH_SIZE, options, loss)
     each = [subject_of(name, model, input_size, batch_size, inputs) for row in rows for name, model in row]
     run = _measured(
         told_apart(each), settings, loss, listener or Listener(), instruments or Instruments(), alone=False, plan=plan
@@ -260,7 +264,7 @@ def _measured(
     exact = {subject.name: _exact(subject, settings) for subject in subjects}
     bench = Workbench(subjects, settings, loss)
     with timing.surroundings(settings):
-        start = _Start.of(settings)
+        start = _Start.of(of_run(settings, subjects))
         states = _measurements(bench, start, exact, listener, instruments, by_layer=plan is None)
         document = start.profile if alone else partial(start.comparison, plan=plan)
         return _written_down(document, exact, states, listener)
@@ -317,7 +321,7 @@ def _mixing(subject: Subject, analysis: Analysis) -> Mixing:
     image = _shapes(subject, 1)
     found = mixing(subject.module, image)
     with torch.random.fork_rng(devices=[]):
-        rank = ranks(subject.build, subject.module, image, analysis.macs // analysis.batch_size)
+        rank = ranks(subject.build, subject.module, image, analysis.macs // analysis.images)
     return found if rank is None else dataclasses.replace(found, rank=rank[0], rank_with_skips=rank[1])
 
 
@@ -421,7 +425,7 @@ def _against_the_roof(bench: Workbench, subject: Subject, where: TimeByLayer, he
     own = bench.own(subject)
     dtype = "bfloat16" if own.amp else own.dtype
     roofs = peaks(dataclasses.replace(here, threads=torch.get_num_threads()))
-    analysis = analyzed(subject, own.batch_size)
+    analysis = analyzed(subject, own.images)
     return against_the_roof(analysis, where.layers, roofs, dtype, getattr(torch, dtype).itemsize)
 
 

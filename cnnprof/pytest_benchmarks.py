@@ -150,16 +150,17 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
     """Time a model's forward pass or training step.
 
     For example `cnnprof_benchmark("resnet18", (3, 224, 224), mode="training", batch_size=8, threads=1)`. `model` is an
-    nn.Module or a MODEL string, (C, H, W) comes without the batch; `inputs` stand for anything else. Settings are those
-    of cnnprof.compare. `benchmark.extra_info` has params, macs, peak_bytes, cpu_share, reference_ratio and machine, and
-    all that was found as a cnnprof.benchmark/1 document in "cnnprof".
+    nn.Module or a MODEL string, (C, H, W) comes without the batch, which is 8 by default; `inputs` stand for anything
+    else, and a batch beside them says how many images they hold. Settings are those of cnnprof.compare.
+    `benchmark.extra_info` has params, macs, peak_bytes, cpu_share, reference_ratio and machine, and all that was found
+    as a cnnprof.benchmark/1 document in "cnnprof".
     """
 
     def measure(
         model: "Model",
         input_size: Sequence[int] | int | None = None,
         mode: Mode = "inference",
-        batch_size: int = 8,
+        batch_size: int | None = None,
         *,
         inputs: Any = None,
         loss: "Loss | str | None" = None,
@@ -167,13 +168,14 @@ def cnnprof_benchmark(benchmark: Any, request: pytest.FixtureRequest) -> Callabl
     ) -> None:
         from pytest_benchmark.fixture import FixtureAlreadyUsed
 
+        from cnnprof.records import BATCH_SIZE
         from cnnprof.rounds import benchmarked as timed
         from cnnprof.subjects import settings_of, subject_of
 
         found, problem = None, ""
         try:
             subject = subject_of(None, model, input_size, batch_size, inputs)
-            settings = settings_of(input_size, batch_size, _settings(options, mode), loss)
+            settings = settings_of(input_size, batch_size or BATCH_SIZE, _settings(options, mode), loss)
             seconds, rounds = float(_option(request, "max_time")), int(_option(request, "min_rounds"))
             _check_timer(benchmark)
             found = timed(benchmark, subject, settings, loss, seconds, rounds)

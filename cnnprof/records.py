@@ -210,7 +210,8 @@ class Analysis(Shown):
 
     model: str
     input_size: Size | None
-    batch_size: int
+    batch_size: int | None
+    """Images that were counted; None of inputs of its own that nobody named a batch of."""
     totals: Totals
     coverage: float
     uncounted: tuple[Uncounted, ...]
@@ -230,6 +231,11 @@ class Analysis(Shown):
     """How the numbers of the layers that have some come about."""
     structure: Structure | None = None
     """None where nothing has MACs, in training, and where a pass was run with values."""
+
+    @property
+    def images(self) -> int:
+        """What figures of an image divide by; 1 where the batch is not known: then they are of the call."""
+        return self.batch_size or 1
 
     @property
     def params(self) -> int:
@@ -726,7 +732,7 @@ class Candidate:
     failure: str | None = None
     """Why the measurement of this candidate stopped; what had been measured by then is kept."""
     batch_size: int | None = None
-    """Images in a call that is timed."""
+    """Images in a call that is timed; None where that is not known."""
     roofline: tuple[LayerRoof, ...] = ()
     """Its forward pass against the machine's roofs, where that was asked for."""
     settings: Own = field(default_factory=Own)
@@ -846,11 +852,16 @@ class Machine:
     """What was set of the variables that change times."""
 
 
+BATCH_SIZE = 8
+"""Of what is measured, where none is asked for."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What was asked for; the defaults are those of the command line."""
 
-    batch_size: int = 8
+    batch_size: int | None = BATCH_SIZE
+    """None in a document whose models bring inputs of their own, of which nobody named a batch."""
     input_size: Size | None = None
     """(C, H, W) without the batch; None: each model's own."""
     device: str = "cpu"
@@ -883,6 +894,11 @@ class Settings:
     accumulate: int = 1
     """Batches that a training step goes forward and backward on before the optimizer steps."""
     loss: str = "cross-entropy with random labels for an output (N, C), else the sum of the outputs' means"
+
+    @property
+    def images(self) -> int:
+        """Images of a batch; 1 where it is not known."""
+        return self.batch_size or 1
 
     def of(self, own: Own) -> "Settings":
         """Return the settings of a candidate that has some of its own."""
@@ -989,7 +1005,7 @@ class GateResult:
     """Of the change of a time."""
     verdict: GateVerdict
     baseline: float | None = None
-    """Counts per image, bytes, or seconds of a batch."""
+    """Counts per image (of a call where a batch is not known), bytes, or seconds of a batch."""
     candidate: float | None = None
     message: str = ""
     """Why it is not known, or what decides it."""
@@ -1092,7 +1108,7 @@ class MeasuredMemory:
     """The allocator's level: the largest sum of live tensor bytes."""
     before_bytes: int
     """What stood before the step."""
-    batch_size: int
+    batch_size: int | None
     curve_bytes: tuple[int, ...] = ()
     """What stood over the step, against all that was taken and released by then: the highest of each stretch."""
     process_peak_bytes: int | None = None
@@ -1139,7 +1155,7 @@ class MemoryProfile(Shown):
     created: str
     model: str
     input_size: Size | None
-    batch_size: int
+    batch_size: int | None
     mode: Mode
     settings: Settings
     machine: Machine
@@ -1433,7 +1449,7 @@ class Benchmark:
 
     @property
     def batch_size(self) -> int | None:
-        """Images in a call."""
+        """Images in a call; None where that is not known."""
         return self.profile.batch_size
 
     @property
@@ -1443,8 +1459,8 @@ class Benchmark:
 
     @property
     def macs(self) -> float:
-        """Multiply-accumulates of a forward pass, per image."""
-        return self._analysis.macs / self._analysis.batch_size
+        """Multiply-accumulates of a forward pass: per image, or of a call where its batch is not known."""
+        return self._analysis.macs / self._analysis.images
 
     @property
     def peak_bytes(self) -> int | None:

@@ -20,7 +20,7 @@ from cnnprof.errors import UsageError
 from cnnprof.measurement import latency
 from cnnprof.records import Benchmark, ByMode, Candidate, Latency, Reference, Settings
 from cnnprof.recursion import deep_recursion
-from cnnprof.subjects import Loss, Subject
+from cnnprof.subjects import Loss, Subject, of_run
 
 SESSIONS = latency.SESSIONS_WANTED
 
@@ -61,7 +61,7 @@ def benchmarked(
         settings=subject.own,
         model=subject.model,
     )
-    return Benchmark(found, mode, own, here, Reference(REFERENCE, tuple(sessions.reference_s)))
+    return Benchmark(found, mode, of_run(own, [subject]), here, Reference(REFERENCE, tuple(sessions.reference_s)))
 
 
 @dataclass

@@ -76,9 +76,12 @@ class Subject:
 
 
 def subject_of(
-    name: str | None, model: Model, input_size: Sequence[int] | int | None, batch_size: int, inputs: Any
+    name: str | None, model: Model, input_size: Sequence[int] | int | None, batch_size: int | None, inputs: Any
 ) -> Subject:
-    """Find a model and what it is fed. Raises UsageError where either is not to be had."""
+    """Find a model and what it is fed. Raises UsageError where either is not to be had.
+
+    `batch_size` says how many images `inputs` hold; a MODEL that brings inputs says so by settings of its own.
+    """
     if isinstance(model, Match):
         return replace(subject_of(name, model.model, input_size, batch_size, inputs), matched=model)
     if isinstance(model, str):
@@ -93,7 +96,9 @@ def subject_of(
     size = _sized(input_size, found.input_size or _own_size(found.module))
     if own is None and size is None:
         own = _example(found.module)
-    checked_count("batch size", batch_size)
+    batch = found.settings.batch_size or (batch_size if inputs is not None else None)
+    if batch_size is not None:
+        checked_count("batch size", batch_size)
     if own is None and size is None:
         raise UsageError(f"{found.name} does not say what it is fed; give an input size, such as 3x224x224")
     return Subject(
@@ -102,7 +107,7 @@ def subject_of(
         found.module,
         found.build,
         None if own is not None else size,
-        None if own is None else Inputs.of(own),
+        None if own is None else Inputs.of(own, batch),
         replace(found.settings, input_size=size) if found.settings.input_size else found.settings,
         (name, model, input_size, batch_size, inputs),
     )
@@ -167,6 +172,12 @@ def told_apart(subjects: Sequence[Subject]) -> list[Subject]:
     return apart
 
 
+def of_run(settings: Settings, subjects: Sequence[Subject]) -> Settings:
+    """Return settings as a document has them: without a batch where no model has one that is known."""
+    known = any(subject.own_inputs is None or subject.own_inputs.batch_size for subject in subjects)
+    return settings if known else replace(settings, batch_size=None)
+
+
 def settings_of(
     input_size: Sequence[int] | int | None, batch_size: int, options: Options, loss: Loss | str | None = None
 ) -> Settings:
@@ -185,7 +196,7 @@ def _name_of(loss: Loss | str) -> str:
 
 def checked(settings: Settings) -> Settings:
     """Return settings as they are. Raises UsageError where one is out of its range."""
-    checked_count("batch size", settings.batch_size)
+    checked_count("batch size", settings.images)
     checked_count("accumulate", settings.accumulate)
     if settings.threads is not None:
         checked_count("threads", settings.threads)

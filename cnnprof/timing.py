@@ -166,7 +166,7 @@ class Workbench:
         """Build a model and its inputs anew; the inputs' values stay."""
         own = self.own(subject)
         if subject.name not in self._drawn:
-            self._drawn[subject.name] = subject.inputs(own.batch_size, own.seed)
+            self._drawn[subject.name] = subject.inputs(own.images, own.seed)
         torch.manual_seed(next(self._seeds) % SEEDS)
         return steps.prepare(subject.build(), self._drawn[subject.name].cloned(), mode, own, self._loss)
 

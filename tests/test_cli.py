@@ -86,7 +86,8 @@ def test_two_inputs_from_a_file(run, tmp_path):
     document = json.loads(out)
     assert [profile["name"] for profile in document["profiles"]] == ["narrow", "wide"]
     assert document["comparisons"][0]["macs"]["ratio"] == 4
-    assert any("its own inputs, of batch 3" in doubt["message"] for doubt in document["doubts"])
+    assert [profile["analysis"]["batch_size"] for profile in document["profiles"]] == [None, None]
+    assert document["settings"]["batch_size"] is None
 
 
 def test_a_loss_from_a_file(run, tmp_path):

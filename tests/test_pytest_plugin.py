@@ -185,9 +185,13 @@ def test_modules_training_steps_and_marks_are_taken_too(suite):
         "def test_inputs(cnnprof_benchmark, benchmark):\n"
         "    cnnprof_benchmark(nn.Linear(3, 4), inputs=(torch.rand(5, 3),))\n"
         "    found = benchmark.extra_info['cnnprof']\n"
+        "    assert (found['batch_size'], found['macs'], found['input_size']) == (None, 60, None)\n"
+        "def test_inputs_of_a_batch(cnnprof_benchmark, benchmark):\n"
+        "    cnnprof_benchmark(nn.Linear(3, 4), inputs=(torch.rand(5, 3),), batch_size=5)\n"
+        "    found = benchmark.extra_info['cnnprof']\n"
         "    assert (found['batch_size'], found['macs'], found['input_size']) == (5, 12, None)\n"
     )
-    suite().assert_outcomes(passed=2)
+    suite().assert_outcomes(passed=3)
 
 
 def test_where_benchmarks_are_disabled_the_model_runs_once(suite):

@@ -1,10 +1,11 @@
 """Reasons to trust a run less, as data with a hint that knows what was already tried. No torch."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from cnnprof import statistics, units
+from cnnprof.comparison.ratios import batches_known
 from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Machine, Match, RatioMap, Settings
 
 WHAT = {"inference": "the forward pass", "training": "the training step"}
@@ -224,11 +225,21 @@ def _about_inputs(settings: Settings, candidates: Sequence[Candidate]) -> Iterat
             f"the candidates were given different input sizes: {', '.join(sorted(map(units.size, sizes)))}",
             "--input-size gives all the same" if len(of_images) > 1 else "",
         )
+    yield from _about_batches(settings, candidates, analyses)
+
+
+def _about_batches(
+    settings: Settings, candidates: Sequence[Candidate], analyses: Mapping[str, Analysis]
+) -> Iterator[Doubt]:
     batches = dict.fromkeys(candidate.batch_size for candidate in candidates if candidate.batch_size)
-    if len(batches) > 1:
+    unknown = [name for name, analysis in analyses.items() if analysis.batch_size is None]
+    if unknown and len(unknown) < len(analyses):
+        said = f"how many images the inputs of {_listed(unknown)} hold is not known: figures side by side are of a call"
+        yield Doubt("batch size", said, "@b=N at the end of its MODEL, or batch_size= beside inputs=, names it")
+    elif len(batches) > 1:
         yield Doubt("batch size", "batches differ: times and their ratios are per image, memory is of the whole batch")
     for name, analysis in analyses.items():
-        if analysis.input_size is None and analysis.batch_size != settings.batch_size:
+        if analysis.input_size is None and analysis.batch_size not in (None, settings.batch_size):
             said = f"it brings its own inputs, of batch {analysis.batch_size}: they were measured as they are"
             yield Doubt(name, said)
 
@@ -245,9 +256,10 @@ def _about_ratios(contrast: Contrast) -> Iterator[Doubt]:
             yield Doubt(about, f"its sessions differ too much for a verdict: +-{spread:.1%}", "a longer --time")
 
 
-def match_text(match: Match) -> str:
+def match_text(candidate: Candidate, match: Match) -> str:
     """Say what was chosen: channels=1055 comes nearest, with 1,179,032 parameters, 0.10 % fewer than ..."""
-    what = {"params": "parameters", "macs": "MACs an image"}[match.by]
+    known = batches_known(candidate)
+    what = {"params": "parameters", "macs": f"MACs {'an image' if known else 'a call'}"}[match.by]
     near = units.difference(match.ratio, "fewer than", "more than")
     chosen = f"{match.argument}={match.value} comes nearest, with {units.integer(match.count)} {what}"
     return f"{chosen}, {near} the {units.integer(match.wanted)} to match"
@@ -256,7 +268,7 @@ def match_text(match: Match) -> str:
 def _about_match(settings: Settings, candidate: Candidate) -> Iterator[Doubt]:
     match = candidate.matched
     if match is not None and abs(match.ratio - 1) > settings.margin:
-        yield Doubt(candidate.name, f"it is no match: {match_text(match)}", "--vary another argument")
+        yield Doubt(candidate.name, f"it is no match: {match_text(candidate, match)}", "--vary another argument")
 
 
 def _about_cells(map: RatioMap) -> Iterator[Doubt]:

@@ -9,7 +9,7 @@ from cnnprof import origin, statistics, units
 from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.joined import differing
 from cnnprof.comparison.limits import EXACT, PEAKS, TIMES, Limit, by_layer, is_like, refuse_unknown, that_hold
-from cnnprof.comparison.ratios import TimeRatioOf, in_runs_apart, in_two_processes
+from cnnprof.comparison.ratios import TimeRatioOf, batches_known, in_runs_apart, in_two_processes
 from cnnprof.errors import UsageError
 from cnnprof.records import (
     Candidate,
@@ -53,7 +53,8 @@ class Terms:
         run = self.settings or (Settings(), Settings())
         sides = zip(run, pair, strict=True)
         then, now = (vars(settings.of(each.settings)) | {"batch_size": each.batch_size} for settings, each in sides)
-        name = next((name for name in names if then[name] != now[name]), None)
+        unnamed = {"batch_size"} if None in (then["batch_size"], now["batch_size"]) else set()
+        name = next((name for name in names if name not in unnamed and then[name] != now[name]), None)
         return _otherwise(name, then[name], now[name]) if name else ""
 
 
@@ -183,7 +184,7 @@ def judged(
             broken = [limit for limit in mine if limit.metric in TIMES and candidate.failure]
             results += [_unknown(candidate, limit, "failed", candidate.failure or "") for limit in broken]
             continue
-        pair = before[candidate.name], candidate
+        pair = _comparable(before[candidate.name], candidate)
         results += [_held(pair, limit, terms) for limit in mine]
         results += [each for limit in limits for each in _layers(pair, limit)]
     return tuple(results)
@@ -285,7 +286,18 @@ def _settled(first: GateResult, second: GateResult, independent: bool) -> GateRe
 
 def _pairs(baseline: Sequence[Candidate], candidates: Sequence[Candidate]) -> list[Pair]:
     before = paired(baseline, candidates)
-    return [(before[each.name], each) for each in candidates if each.name in before]
+    return [_comparable(before[each.name], each) for each in candidates if each.name in before]
+
+
+def _comparable(before: Candidate, now: Candidate) -> Pair:
+    """Take the counts of both as those of a call where the batch of either is not known."""
+    if batches_known(before, now):
+        return before, now
+    return _of_a_call(before), _of_a_call(now)
+
+
+def _of_a_call(candidate: Candidate) -> Candidate:
+    return replace(candidate, analysis=candidate.analysis and replace(candidate.analysis, batch_size=None))
 
 
 def _mean(first_s: float | None, second_s: float | None) -> float | None:

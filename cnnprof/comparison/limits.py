@@ -102,7 +102,7 @@ def _total(name: str) -> Callable[[Candidate], Number]:
 
 
 def _images(analysis: Analysis, name: str) -> int:
-    return analysis.batch_size if name in ("macs", "flops", "activations") else 1
+    return analysis.images if name in ("macs", "flops", "activations") else 1
 
 
 def _peak(mode: Mode) -> Callable[[Candidate], Number]:

@@ -17,16 +17,20 @@ def contrast(
 ) -> Contrast:
     """Put one candidate against the baseline. Counts are taken per image, times too where batches differ.
 
-    Times are those of rounds that they shared, unless `time_ratio` says how they were measured.
+    Where the batch of either is not known, both are of a call. Times are those of rounds that they shared, unless
+    `time_ratio` says how they were measured.
     """
     time_ratio = time_ratio or together
-    images = (baseline.batch_size or 1) / (candidate.batch_size or 1) if _batches_known(baseline, candidate) else 1.0
+    by_image = batches_known(baseline, candidate)
+    images = (
+        (baseline.batch_size or 1) / (candidate.batch_size or 1) if by_image and _batches(baseline, candidate) else 1.0
+    )
     return Contrast(
         name=candidate.name,
         latency=time_ratio(baseline.latency.inference, candidate.latency.inference, margin, images),
         training_latency=time_ratio(baseline.latency.training, candidate.latency.training, margin, images),
         params=ratio(_params(baseline), _params(candidate)),
-        macs=ratio(_macs_per_image(baseline), _macs_per_image(candidate)),
+        macs=ratio(macs_of(baseline, by_image), macs_of(candidate, by_image)),
         peak_bytes=ratio(_peak(baseline.memory.inference), _peak(candidate.memory.inference)),
         training_peak_bytes=ratio(_peak(baseline.memory.training), _peak(candidate.memory.training)),
         kept_bytes=ratio(baseline.kept_bytes, candidate.kept_bytes),
@@ -41,16 +45,25 @@ def filled(plan: RatioMap, candidates: Sequence[Candidate], margin: float = stat
     return replace(plan, cells=tuple(cells))
 
 
-def _batches_known(*candidates: Candidate) -> bool:
+def batches_known(*candidates: Candidate) -> bool:
+    """Say whether figures of an image can be given of all networks."""
+    return all(candidate.analysis.batch_size is not None for candidate in candidates if candidate.analysis)
+
+
+def macs_of(candidate: Candidate, by_image: bool) -> float | None:
+    """Return the MACs of an image, whatever the batch that was counted, or of a call that is timed."""
+    analysis = candidate.analysis
+    if analysis is None:
+        return None
+    return analysis.macs / analysis.images * (1 if by_image else candidate.batch_size or 1)
+
+
+def _batches(*candidates: Candidate) -> bool:
     return all(candidate.batch_size for candidate in candidates)
 
 
 def _params(candidate: Candidate) -> int | None:
     return candidate.analysis.params if candidate.analysis else None
-
-
-def _macs_per_image(candidate: Candidate) -> float | None:
-    return candidate.analysis.macs / candidate.analysis.batch_size if candidate.analysis else None
 
 
 def _peak(memory: Memory | None) -> int | None:

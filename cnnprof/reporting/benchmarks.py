@@ -66,7 +66,11 @@ def _place(run: BenchmarkRun, timed: Benchmarked) -> Place:
     if found is None:
         return Place(run.machine)
     settings = {name: getattr(found.settings, name) for name in OF_NUMBER["training_latency"]}
-    settings |= {"input size": found.input_size, "batch_size": found.batch_size, "mode": found.mode}
+    settings |= {
+        "input size": found.input_size,
+        "batch_size": found.input_size and found.batch_size,
+        "mode": found.mode,
+    }
     return Place(replace(found.machine, load=None), tuple(settings.items()))
 
 
@@ -290,7 +294,7 @@ def foot(record: Benchmarks) -> tuple[tuple[str, str], ...]:
     references = dict.fromkeys(point.timed.found.reference.name for point in points if point.timed.found)
     method = (
         "times are the medians and quartiles of pytest-benchmark's rounds; parameters, MACs (of a forward pass, per "
-        "image) and the predicted peak do not vary"
+        "image, or of a call where its batch is not known) and the predicted peak do not vary"
     )
     reference = (
         f"{', '.join(references)}; timed before and after each session of rounds. Relative is a time as a multiple of "

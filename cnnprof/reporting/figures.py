@@ -23,6 +23,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from cnnprof import units
+from cnnprof.comparison.ratios import batches_known
 from cnnprof.records import (
     CATEGORIES,
     COUNTS,
@@ -215,7 +216,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class _Bars:
-    """One layer's row: its label, MACs of an image (None of what is no layer), seconds forward and backward."""
+    """One layer's row: its label, MACs (None of what is no layer), seconds forward and backward."""
 
     label: str
     macs: float | None
@@ -244,7 +245,7 @@ def by_layer(candidate: Candidate, colour: int = 1) -> str | None:
         width = (WIDTH - left - gap) / 2 if has_macs and has_time else WIDTH - left
         if has_macs:
             axes = _axes(figure, left, below, width, height)
-            _draw_macs(axes, rows, _STAND_INS[colour])
+            _draw_macs(axes, rows, _STAND_INS[colour], "per image" if batches_known(candidate) else "a call")
             _label_rows(axes, [row.label for row in rows])
         if has_time:
             axes = _axes(figure, left + (width + gap if has_macs else 0), below, width, height)
@@ -255,7 +256,7 @@ def by_layer(candidate: Candidate, colour: int = 1) -> str | None:
 
 def _layer_rows(candidate: Candidate) -> list[_Bars]:
     analysis = candidate.analysis
-    macs = {layer.path: layer.macs / analysis.batch_size for layer in analysis.layers} if analysis else {}
+    macs = {layer.path: layer.macs / analysis.images for layer in analysis.layers} if analysis else {}
     times = {layer.path: layer for layer in candidate.time.layers} if candidate.time else {}
     rows = []
     for path in dict.fromkeys([*macs, *times]):
@@ -298,11 +299,11 @@ def _total(label: str, rows: Sequence[_Bars]) -> _Bars:
     return _Bars(label, sum(known) if known else None, forward_s, backward_s)
 
 
-def _draw_macs(axes: Axes, rows: Sequence[_Bars], colour: str) -> None:
+def _draw_macs(axes: Axes, rows: Sequence[_Bars], colour: str, of: str) -> None:
     unit = units.gigas([sum(row.macs or 0.0 for row in rows)])
     axes.barh(range(len(rows)), [row.macs or 0.0 for row in rows], 0.62, color=colour)
     _bar_values(axes, [row.macs for row in rows], lambda value: units.in_unit(value, unit, 3))
-    axes.set_title(f"{unit.name}MACs per image", loc="left", fontsize=10, color=MUTED, pad=6)
+    axes.set_title(f"{unit.name}MACs {of}", loc="left", fontsize=10, color=MUTED, pad=6)
 
 
 def _draw_times(axes: Axes, rows: Sequence[_Bars], colour: str, backward: bool) -> None:

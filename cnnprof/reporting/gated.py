@@ -56,7 +56,8 @@ def header(record: Gate) -> str:
     if record.commit:
         parts.append(f"now {record.commit}")
     if record.settings and any(result.metric in {**PEAKS, **TIMES} for result in record.results):
-        parts.append(f"batch {record.settings.batch_size} · {record.settings.dtype}")
+        parts += [f"batch {record.settings.batch_size}"] if record.settings.batch_size else []
+        parts.append(record.settings.dtype)
     if record.machine and record.times:
         parts.append(f"{record.machine.device}, {units.plural(record.machine.threads, 'thread')}")
     return " · ".join(parts)

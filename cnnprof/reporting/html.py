@@ -438,13 +438,14 @@ def _doubts_about(run: Run, key: str) -> Iterator[str]:
 
 
 def _analysis_cards(analysis: Analysis) -> list[Card]:
-    totals, batch = analysis.totals, analysis.batch_size
+    totals, batch = analysis.totals, analysis.images
+    per = "a call" if analysis.batch_size is None else "per image"
     unit = units.gigas([totals.macs / batch])
     outputs, weights = units.count(totals.activations / batch), units.bytes_(totals.param_bytes)
     numbers = (
         ("parameters", units.integer(totals.params), ""),
-        (f"{unit.name}MACs per image", units.in_unit(totals.macs / batch, unit, 3), tables.not_counted(analysis)),
-        ("conv outputs per image", outputs, ""),
+        (f"{unit.name}MACs {per}", units.in_unit(totals.macs / batch, unit, 3), tables.not_counted(analysis)),
+        (f"conv outputs {per}", outputs, ""),
         ("weights", weights, ""),
     )
     return [

@@ -481,5 +481,5 @@ def foot(training: Training) -> tuple[tuple[str, str], ...]:
         ("machine", tables.machine_text(training.machine)),
         ("loss", training.config.loss),
         ("method", METHOD),
-        ("convention", tables.CONVENTION),
+        ("convention", tables.convention()),
     )

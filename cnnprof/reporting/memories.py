@@ -24,7 +24,7 @@ def header(profile: MemoryProfile) -> str:
     settings = profile.settings
     size = units.size(profile.input_size) if profile.input_size else "its own inputs"
     said = {
-        f"batch {profile.batch_size}": True,
+        f"batch {profile.batch_size}": profile.batch_size is not None,
         settings.dtype: True,
         "bfloat16 autocast": settings.amp,
         "channels last": settings.channels_last,
@@ -98,7 +98,8 @@ def measured_text(profile: MemoryProfile) -> str:
     if measured is None:
         return ""
     off = f", {100 * profile.error:+.2f} % predicted" if profile.error is not None else ""
-    said = [f"Measured at batch {measured.batch_size}: {units.bytes_(measured.peak_bytes)} allocated{off}"]
+    batch = f" at batch {measured.batch_size}" if measured.batch_size else ""
+    said = [f"Measured{batch}: {units.bytes_(measured.peak_bytes)} allocated{off}"]
     if measured.reserved_bytes is not None:
         said.append(f"{units.bytes_(measured.reserved_bytes)} reserved on the device")
     if measured.process_peak_bytes is not None and measured.process_before_bytes is not None:

@@ -6,11 +6,12 @@ Every sentence is computed from the run. A row has one unit; unknown is a dash.
 import dataclasses
 import datetime
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cnnprof import statistics, units
 from cnnprof.comparison import doubts as doubting
+from cnnprof.comparison.ratios import batches_known, macs_of
 from cnnprof.records import (
     INPUT,
     Analysis,
@@ -26,6 +27,7 @@ from cnnprof.records import (
     Ratio,
     Run,
     Settings,
+    Size,
     TimeByLayer,
     TimeRatio,
     Training,
@@ -33,11 +35,17 @@ from cnnprof.records import (
 from cnnprof.reporting import workings
 from cnnprof.statistics import Interval
 
-CONVENTION = (
-    "MACs are multiply-accumulates of convolutions, linear layers and matrix products, products with padded zeros "
-    "included, biases not. FLOPs = 2 x MACs. MACs and conv outputs (elements of the outputs of operators that have "
-    "MACs) are per image. Each parameter tensor counts once. Rows are exclusive: they add up to the total."
-)
+
+def convention(analyses: Iterable[Analysis] = ()) -> str:
+    """Say what is counted, and whether it is of an image or of a call."""
+    known = {analysis.batch_size is not None for analysis in analyses}
+    of = "of a call: how many images its inputs hold was not said" if known == {False} else "per image"
+    some = " (of a call where an input's batch is not known, and where such a model is compared)" * (len(known) > 1)
+    return (
+        "MACs are multiply-accumulates of convolutions, linear layers and matrix products, products with padded zeros "
+        "included, biases not. FLOPs = 2 x MACs. MACs and conv outputs (elements of the outputs of operators that have "
+        f"MACs) are {of}{some}. Each parameter tensor counts once. Rows are exclusive: they add up to the total."
+    )
 
 
 BARS = "share"
@@ -89,9 +97,7 @@ def title(run: Run) -> str:
 def header(run: Run) -> str:
     """256x56x56 · batch 8 · float32 · cpu, 2 threads (CPU share 1.00) · torch 2.14.1."""
     settings, machine = run.settings, run.machine
-    sizes = dict.fromkeys(
-        units.size(p.analysis.input_size) for p in run.profiles if p.analysis and p.analysis.input_size
-    )
+    sizes = dict.fromkeys(_size(profile.analysis) for profile in run.profiles if profile.analysis)
     device = f"{machine.device} ({machine.device_name})" if machine.device_name else machine.device
     share = cpu_share(run)
     models = any(p.analysis for p in run.profiles)
@@ -105,13 +111,20 @@ def header(run: Run) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def _size(analysis: Analysis) -> str:
+    return units.size(analysis.input_size) if analysis.input_size else "its own inputs"
+
+
 def batch_sizes(run: Run) -> tuple[int, ...]:
     """Return the different batch sizes of the candidates, in their order."""
     return tuple(dict.fromkeys(profile.batch_size for profile in run.profiles if profile.batch_size))
 
 
 def _batches(run: Run) -> str:
-    sizes = batch_sizes(run) or (run.settings.batch_size,)
+    asked = (run.settings.batch_size,) if run.settings.batch_size and per_image(run) else ()
+    sizes = batch_sizes(run) or asked
+    if not sizes:
+        return ""
     return f"batch {sizes[0]}" if len(sizes) == 1 else f"batches of {sizes[0]:,} to {sizes[-1]:,}"
 
 
@@ -188,7 +201,7 @@ def summary(run: Run) -> tuple[Row, ...]:
     if len(batch_sizes(run)) > 1:
         rows.insert(0, _batch_row(run))
     rows += [_time_row(run, mode) for mode in modes]
-    if len(batch_sizes(run)) > 1:
+    if len(batch_sizes(run)) > 1 and per_image(run):
         rows += [_speed_row(run, mode) for mode in modes]
     if any(run.settings.of(profile.settings).compile for profile in run.profiles):
         rows += [_compile_row(run, mode) for mode in modes]
@@ -204,18 +217,24 @@ def _params_row(run: Run) -> Row:
     return Row("params", "parameters", values, _versus(run, lambda c: c.params, "fewer", "more"))
 
 
-def macs_per_image(candidate: Candidate) -> float | None:
-    """MACs of one image, whatever the batch that was counted."""
-    return candidate.analysis.macs / candidate.analysis.batch_size if candidate.analysis else None
+def per_image(run: Run) -> bool:
+    """Say whether the batch of every network is known; else figures that stand side by side are of a call."""
+    return batches_known(*run.profiles)
+
+
+def an_image(analysis: Analysis) -> str:
+    """Say of which its figures are."""
+    return "a call" if analysis.batch_size is None else "an image"
 
 
 def _macs_row(run: Run) -> Row:
-    macs = [macs_per_image(profile) for profile in run.profiles]
+    macs = [macs_of(profile, per_image(run)) for profile in run.profiles]
     unit = units.gigas(macs)
     values = tuple(units.in_unit(value, unit, 3) for value in macs)
     lower_bound = any(p.analysis and p.analysis.uncounted for p in run.profiles)
     note = "FLOPs = 2 x MACs" + ("; not all was counted" if lower_bound else "")
-    return Row("macs", f"{unit.name}MACs per image", values, _versus(run, lambda c: c.macs, "fewer", "more"), note)
+    label = f"{unit.name}MACs {'per image' if per_image(run) else 'a call'}"
+    return Row("macs", label, values, _versus(run, lambda c: c.macs, "fewer", "more"), note)
 
 
 TIME_LABELS = {"inference": "forward", "training": "training step"}
@@ -254,8 +273,8 @@ def _compile_row(run: Run, mode: Mode) -> Row:
 
 def _time_row(run: Run, mode: Mode) -> Row:
     latencies = [profile.latency[mode] for profile in run.profiles]
-    per_image = len(batch_sizes(run)) > 1
-    shared = [(profile.batch_size or 1) if per_image else 1 for profile in run.profiles]
+    divided = len(batch_sizes(run)) > 1 and per_image(run)
+    shared = [(profile.batch_size or 1) if divided else 1 for profile in run.profiles]
     medians = [
         latency.median_s / images if latency else None for latency, images in zip(latencies, shared, strict=True)
     ]
@@ -263,7 +282,7 @@ def _time_row(run: Run, mode: Mode) -> Row:
     decimals = min(1 if unit.name != "s" else 2, units.decimals_for(unit, medians))
     values = tuple(units.in_unit(value, unit, max(decimals, 1)) for value in medians)
     ratios = [c.latency if mode == "inference" else c.training_latency for c in contrasts(run)]
-    label = f"{TIME_LABELS[mode]}, {unit.name}" + (" per image" if per_image else "")
+    label = f"{TIME_LABELS[mode]}, {unit.name}" + (" per image" if divided else "")
     versus = tuple(time_words(ratio, run, profile) for ratio, profile in zip(ratios, run.profiles[1:], strict=True))
     note = "" if contrasts(run) else _spread(latencies[0], unit, max(decimals, 1))
     return Row(f"{mode}_s", label, values, versus, note)
@@ -412,7 +431,9 @@ def headline(run: Run) -> tuple[str, ...]:
 def matches(run: Run) -> tuple[str, ...]:
     """Bottleneck: channels=1055 comes nearest, with 1,179,032 parameters, 0.10 % fewer than the 1,180,160 to match."""
     return tuple(
-        f"{profile.name}: {doubting.match_text(match)}." for profile in run.profiles if (match := profile.matched)
+        f"{profile.name}: {doubting.match_text(profile, match)}."
+        for profile in run.profiles
+        if (match := profile.matched)
     )
 
 
@@ -451,11 +472,16 @@ def _enumerated(parts: Sequence[str]) -> str:
 
 
 def _alone(profile: Candidate, run: Run) -> str:
-    macs = macs_per_image(profile)
     parts = [f"has {units.integer(profile.analysis.params)} parameters" if profile.analysis else ""]
-    parts.append(f"takes {units.count(macs)}MACs an image" if macs is not None else "")
+    if profile.analysis:
+        macs = units.count(profile.analysis.macs / profile.analysis.images)
+        parts.append(f"takes {macs}MACs {an_image(profile.analysis)}")
     latency = profile.latency.inference
-    parts.append(f"runs a batch in {units.seconds(latency.median_s)}" if latency else "")
+    parts.append(
+        f"runs a {'batch' if batches_known(profile) else 'call'} in {units.seconds(latency.median_s)}"
+        if latency
+        else ""
+    )
     memory = profile.memory.training
     parts.append(f"needs {units.bytes_(memory.peak_bytes)} to train" if memory else "")
     known = [part for part in parts if part]
@@ -518,9 +544,9 @@ def _worked_out(found: Sequence[workings.Sum], whole: str) -> str:
 
 def _macs_sentence(profile: Candidate) -> str:
     assert profile.analysis
-    whole = units.integer(round(macs_per_image(profile) or 0))
-    found = workings.sums(profile.analysis, "macs") if profile.analysis.batch_size == 1 else ()
-    return f"{profile.name} takes {_worked_out(found, whole) if found else whole} MACs an image."
+    whole = units.integer(round(profile.analysis.macs / profile.analysis.images))
+    found = workings.sums(profile.analysis, "macs") if profile.analysis.images == 1 else ()
+    return f"{profile.name} takes {_worked_out(found, whole) if found else whole} MACs {an_image(profile.analysis)}."
 
 
 def _closing(run: Run, what: str) -> str:
@@ -662,9 +688,9 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
         _Line(
             layer.path or "(itself)",
             f"{layer.kind} {layer.detail}".strip(),
-            units.size(layer.output_shape[1:]) if layer.output_shape else "",
+            units.size(output(analysis, layer.output_shape)) if layer.output_shape else "",
             layer.params,
-            layer.macs / analysis.batch_size,
+            layer.macs / analysis.images,
             times[layer.path].forward_s if layer.path in times else None,
             times[layer.path].backward_s if layer.path in times else None,
             kept.get(layer.path, 0) if kept else None,
@@ -680,6 +706,11 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
         if path in times
     ]
     return [line for line in lines if line.params or line.macs or line.spent_s or line.kept_bytes]
+
+
+def output(analysis: Analysis, shape: Size | None) -> Size | None:
+    """Leave the batch out of a shape, where there is known to be one."""
+    return shape if shape is None or analysis.batch_size is None else shape[1:]
 
 
 def _remainder(where: TimeByLayer | None) -> list[_Line]:
@@ -867,7 +898,7 @@ def foot(run: Run) -> tuple[tuple[str, str], ...]:
     if any(profile.analysis for profile in run.profiles):
         entries += [
             ("training step", f"forward, loss, backward, optimizer step; {settings.optimizer}; loss: {settings.loss}"),
-            ("convention", CONVENTION),
+            ("convention", convention(profile.analysis for profile in run.profiles if profile.analysis)),
             ("not counted", _not_counted(run)),
         ]
     more = getattr(run, "training", None) or getattr(run, "map", None)
@@ -935,10 +966,9 @@ def not_counted(analysis: Analysis) -> str:
 
 def analysis_headline(analysis: Analysis) -> str:
     """Resnet50 has 25,557,032 parameters and takes 4.09 GMACs an image."""
-    macs = units.count(analysis.macs / analysis.batch_size)
-    return (
-        f"{analysis.model} has {units.integer(analysis.params)} parameters and takes {counted(macs, 'MACs')} an image."
-    )
+    macs = counted(units.count(analysis.macs / analysis.images), "MACs")
+    has = f"{analysis.model} has {units.integer(analysis.params)} parameters"
+    return f"{has} and takes {macs} {an_image(analysis)}."
 
 
 def counted(count: str, noun: str) -> str:
@@ -948,8 +978,8 @@ def counted(count: str, noun: str) -> str:
 
 def analysis_header(analysis: Analysis) -> str:
     """256x56x56 · batch 8 · nothing was run."""
-    size = units.size(analysis.input_size) if analysis.input_size else "its own inputs"
-    return " · ".join((size, f"batch {analysis.batch_size}", how(analysis)))
+    batch = [f"batch {analysis.batch_size}"] if analysis.batch_size else []
+    return " · ".join((_size(analysis), *batch, how(analysis)))
 
 
 def how(analysis: Analysis) -> str:
@@ -962,7 +992,7 @@ def how(analysis: Analysis) -> str:
 
 def training_text(analysis: Analysis) -> str:
     """Forward 4.09 G, weight gradients 4.09 G, input gradients 3.97 G; empty for a forward pass alone."""
-    totals, batch = analysis.totals, analysis.batch_size
+    totals, batch = analysis.totals, analysis.images
     if totals.weight_gradient_macs is None or totals.input_gradient_macs is None:
         return ""
     forward = totals.macs - totals.weight_gradient_macs - totals.input_gradient_macs
@@ -972,7 +1002,7 @@ def training_text(analysis: Analysis) -> str:
         "input gradients": totals.input_gradient_macs,
     }
     said = ", ".join(f"{name} {units.count(macs / batch)}" for name, macs in parts.items())
-    return f"MACs of an image's training step: {said}."
+    return f"MACs of {an_image(analysis)}'s training step: {said}."
 
 
 def opinion_text(opinion: Opinion, batch: int) -> str:
@@ -988,7 +1018,7 @@ def opinion_text(opinion: Opinion, batch: int) -> str:
 
 def opinions(analysis: Analysis) -> tuple[tuple[str, Table | None], ...]:
     """Return what every tool that was asked says, and the table of its differences, if there are any."""
-    batch = analysis.batch_size
+    batch = analysis.images
     return tuple(
         (opinion_text(opinion, batch), opinion_table(opinion, batch) if opinion.gaps or opinion.unexplained else None)
         for opinion in analysis.opinions
@@ -1027,7 +1057,7 @@ def analysis_foot(analysis: Analysis) -> tuple[tuple[str, str], ...]:
         if (known := {name.replace("flops", "FLOPs"): number for name, number in book.items() if number is not None})
     ]
     said = (("other tools' books", "; ".join(books)),) if books else ()
-    return (("convention", CONVENTION), ("not counted", not_counted(analysis)), *said)
+    return (("convention", convention([analysis])), ("not counted", not_counted(analysis)), *said)
 
 
 # The working ---------------------------------------------------------------------------------------------------------
@@ -1035,7 +1065,7 @@ def analysis_foot(analysis: Analysis) -> tuple[tuple[str, str], ...]:
 
 def working_tables(analysis: Analysis) -> tuple[Table, ...]:
     """Lay the working of the parameters and of the MACs out, a line for equal layers, up to the totals."""
-    batch = "an image" if analysis.batch_size == 1 else f"a batch of {analysis.batch_size}"
+    batch = an_image(analysis) if analysis.images == 1 else f"a batch of {analysis.batch_size}"
     step = "" if analysis.mode == "inference" else ", forward and backward"
     titles: dict[workings.What, str] = {"params": "Parameters", "macs": f"MACs of {batch}{step}"}
     tables = (_working_table(title, workings.sums(analysis, what)) for what, title in titles.items())

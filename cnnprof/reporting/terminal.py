@@ -307,9 +307,9 @@ def working(record: Analysis) -> Iterable[RenderableType]:
 def analysis(record: Analysis, depth: int, sort: str | None, explain: bool, show_work: bool = False) -> RenderableType:
     """The tree of layers, its working if asked for, and what was not counted."""
     size = units.size(record.input_size) if record.input_size else "its own inputs"
-    batch = f" · batch {record.batch_size}" if record.batch_size != 1 else ""
+    batch = f" · batch {record.batch_size}" if record.images != 1 else ""
     how = tables.how(record)
-    flops = tables.counted(units.count(record.flops / record.batch_size), "FLOPs")
+    flops = tables.counted(units.count(record.flops / record.images), "FLOPs")
     parts: list[RenderableType] = [
         Text(f"{record.model} · {size}{batch} · {how}"),
         Text(),
@@ -317,14 +317,14 @@ def analysis(record: Analysis, depth: int, sort: str | None, explain: bool, show
         *((Text(), *working(record)) if show_work else ()),
         Text(),
         Text(
-            f"{tables.not_counted(record)} {flops} an image (2 x MACs), "
+            f"{tables.not_counted(record)} {flops} {tables.an_image(record)} (2 x MACs), "
             f"{units.bytes_(record.totals.param_bytes)} of weights. --depth {depth + 1} shows more."
         ),
     ]
     sayings = (tables.training_text(record), *(said for said, _ in tables.opinions(record)))
     parts += [Text(said) for said in sayings if said]
     for opinion in record.opinions if explain else ():
-        parts += [Text(), Fitted(tables.opinion_table(opinion, record.batch_size, 20))]
+        parts += [Text(), Fitted(tables.opinion_table(opinion, record.images, 20))]
     if record.uncalled:
         parts.append(Text(f"Never reached by the forward pass: {', '.join(record.uncalled)}."))
     parts += [doubt_line(doubt.about, doubt.message, doubt.hint) for doubt in record.doubts]

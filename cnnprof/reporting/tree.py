@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cnnprof import units
 from cnnprof.errors import UsageError
 from cnnprof.records import Analysis, Layer, Size
-from cnnprof.reporting.tables import BARS, Table
+from cnnprof.reporting.tables import BARS, Table, output
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ def _kind(path: str, layers: Sequence[Layer]) -> str:
 
 
 def table(analysis: Analysis, depth: int, sort: str | None = None) -> Table:
-    """Lay the tree out as a table of text, with shares of the totals; counts are per image."""
-    found, batch, totals = branches(analysis, depth, sort), analysis.batch_size, analysis.totals
+    """Lay the tree out as a table of text, with shares of the totals; counts are per image where the batch is known."""
+    found, batch, totals = branches(analysis, depth, sort), analysis.images, analysis.totals
     macs_unit = units.gigas([totals.macs / batch])
     outputs_unit = units.gigas([totals.activations / batch])
     rows = [
         (
             f"{branch.path or '(itself)'}  {branch.kind}",
-            units.size(branch.output_shape[1:] if branch.output_shape else None),
+            units.size(output(analysis, branch.output_shape)),
             units.integer(branch.params),
             _share(branch.params, totals.params),
             units.in_unit(branch.macs / batch, macs_unit, 3),
