@@ -8,6 +8,7 @@ import textwrap
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ from cnnprof.records import (
     Totals,
     Uncounted,
 )
-from cnnprof.reporting import figures, html, markdown, tables
+from cnnprof.reporting import figures, html, load, markdown, tables
 
 page_of = functools.cache(html.render)
 
@@ -450,3 +451,69 @@ def test_reporting_runs_without_torch():
         assert "torch" not in sys.modules and "matplotlib.pyplot" not in sys.modules
     """
     subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], check=True)
+
+
+# Columns of times ----------------------------------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[1] / "reports" / "examples" / "regular-vs-bottleneck.json"
+
+
+def columns_of(table: tables.Table) -> dict[str, list[float]]:
+    """The numbers of each column of times, in its unit."""
+    places = {column.partition(",")[0]: place for place, column in enumerate(table.columns) if ", ms" in column}
+    return {
+        name: [float(row[place].replace("<", "")) for row in table.rows if row[place] not in ("", "-")]
+        for name, place in places.items()
+    }
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_each_column_of_times_adds_up_to_its_own_latency(place):
+    """The bottleneck's forward rows take 24.95 ms of 23.27, its step's 93.71 of 72.82."""
+    run = load(EXAMPLE)
+    assert isinstance(run, Comparison)
+    found = run.profiles[place]
+    table = tables.layer_table(found)
+    assert table is not None
+    remainders = table.rows[-2]
+    assert remainders[0] == "remainder to the latency"
+    columns = columns_of(table)
+    for name, latency_ in (("forward", found.latency.inference), ("training step", found.latency.training)):
+        *rows, total = columns[name]
+        assert total == pytest.approx(1e3 * latency_.median_s, abs=0.01)
+        assert sum(rows) == pytest.approx(total, abs=0.05)
+    assert remainders[columns_at(table, "backward")] == "-"  # it has no latency of its own
+
+
+def columns_at(table: tables.Table, name: str) -> int:
+    return next(place for place, column in enumerate(table.columns) if column.startswith(f"{name}, "))
+
+
+def test_loss_and_optimizer_are_no_part_of_a_forward_pass():
+    table = tables.layer_table(candidate("plain", 1.0))
+    assert table is not None
+    (loss,) = (row for row in table.rows if row[0] == "loss")
+    assert loss[columns_at(table, "forward")] == "-"
+    assert loss[columns_at(table, "training step")] == "1.00"
+
+
+def test_without_a_forward_pass_its_column_has_no_remainder():
+    only = replace(candidate("plain", 1.0), latency=ByMode(None, latency(0.4)))
+    table = tables.layer_table(only)
+    assert table is not None
+    assert table.rows[-2][columns_at(table, "forward")] == "-"
+    assert table.rows[-2][columns_at(table, "training step")] == "10.00"
+
+
+def test_a_profile_of_a_forward_pass_has_one_column_of_times():
+    time = TimeByLayer((LayerTime("conv1", "Conv2d", 0.02, None),), 0.18, 0.1)
+    table = tables.layer_table(replace(candidate("plain", 1.0), latency=ByMode(latency(0.2)), time=time))
+    assert table is not None
+    assert columns_of(table) == {"forward": [20.0, 180.0, 200.0]}
+
+
+def test_a_remainder_below_zero_is_explained():
+    time = TimeByLayer((LayerTime("conv1", "Conv2d", 0.2, 0.3),), -0.1, 0.6, mode="training")
+    said = tables.layer_note(replace(candidate("plain", 1.0), time=time))
+    assert "below 0 where they took longer than what was timed" in said
+    assert "below 0" not in tables.layer_note(candidate("plain", 1.0))

@@ -20,6 +20,7 @@ from cnnprof.records import (
     Doubt,
     Latency,
     LayerMemory,
+    LayerTime,
     Machine,
     Mixing,
     Mode,
@@ -638,20 +639,26 @@ class _Line:
     macs: float = 0.0
     forward_s: float | None = None
     backward_s: float | None = None
+    step_s: float | None = None
+    """Of a training step, forward, backward and what is neither."""
     kept_bytes: int | None = None
 
     @property
     def spent_s(self) -> float:
-        """Seconds, forward and backward."""
-        return (self.forward_s or 0.0) + (self.backward_s or 0.0)
+        """Seconds of all that was profiled."""
+        return (self.forward_s if self.step_s is None else self.step_s) or 0.0
 
 
 def layer_table(candidate: Candidate, most: int = 24) -> Table | None:
-    """Params, MACs and time by layer, exclusive; of more than `most` layers the smallest are summed up in one line."""
+    """Params, MACs and time by layer, exclusive; of more than `most` layers the smallest are summed up in one line.
+
+    The forward column adds up to the forward pass's latency, that of the training step to the training step's.
+    """
     analysis = candidate.analysis
     if analysis is None:
         return None
-    lines = [*_few(_lines(analysis, candidate.time, candidate.kept), most), *_remainder(candidate.time)]
+    layers = _lines(analysis, candidate.time, candidate.kept)
+    lines = [*_few(layers, most), *_remainder(candidate, layers)]
     total = _sum("total", lines)
     time_unit = units.column_unit(units.SECONDS, [line.spent_s for line in lines])
     macs_unit = units.gigas([line.macs for line in lines])
@@ -668,16 +675,26 @@ def layer_table(candidate: Candidate, most: int = 24) -> Table | None:
             units.percent(line.macs / total.macs) if total.macs else units.UNKNOWN,
             units.in_unit(line.forward_s, time_unit, 2),
             units.in_unit(line.backward_s, time_unit, 2),
+            units.in_unit(line.step_s, time_unit, 2),
             units.in_unit(line.kept_bytes, kept_unit, 1),
             units.bar(part / whole, 12) if whole and line is not total else "",
         )
 
     kept = f"kept, {kept_unit.name}"
-    columns = ("layer", "kind", "output", "params", f"{macs_unit.name}MACs", "% of MACs",
-               f"forward, {time_unit.name}", f"backward, {time_unit.name}", kept, BARS)  # fmt: skip
+    times = tuple(f"{what}, {time_unit.name}" for what in ("forward", "backward", _STEP))
+    columns = ("layer", "kind", "output", "params", f"{macs_unit.name}MACs", "% of MACs", *times, kept, BARS)
     words = frozenset({"layer", "kind", BARS})
-    droppable = (BARS, "% of MACs", kept, "output", "kind")
-    return Table(candidate.name, columns, tuple(map(cells, (*lines, total))), words, droppable, total=True)
+    droppable = (BARS, "% of MACs", kept, "output", "kind", times[1])
+    table = Table(candidate.name, columns, tuple(map(cells, (*lines, total))), words, droppable, total=True)
+    return table if _trained(candidate.time) else known_columns(table)
+
+
+_STEP = TIME_LABELS["training"]
+
+
+def _trained(where: TimeByLayer | None) -> bool:
+    """Say whether what was profiled is a training step."""
+    return where is not None and any(layer.backward_s is not None for layer in where.layers)
 
 
 def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[LayerMemory]) -> list[_Line]:
@@ -693,6 +710,7 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
             layer.macs / analysis.images,
             times[layer.path].forward_s if layer.path in times else None,
             times[layer.path].backward_s if layer.path in times else None,
+            _step_s(times[layer.path]) if layer.path in times else None,
             kept.get(layer.path, 0) if kept else None,
         )
         for layer in analysis.layers
@@ -701,7 +719,7 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
         lines.insert(0, _Line(INPUT, kept_bytes=kept[INPUT]))
     parts = [("(loss)", "loss"), ("(optimizer)", "optimizer step")]
     lines += [
-        _Line(name, forward_s=times[path].forward_s, backward_s=times[path].backward_s)
+        _Line(name, backward_s=times[path].backward_s, step_s=times[path].forward_s + (times[path].backward_s or 0.0))
         for path, name in parts
         if path in times
     ]
@@ -713,11 +731,20 @@ def output(analysis: Analysis, shape: Size | None) -> Size | None:
     return shape if shape is None or analysis.batch_size is None else shape[1:]
 
 
-def _remainder(where: TimeByLayer | None) -> list[_Line]:
-    """Return the row that brings the layers up to the latency."""
+def _step_s(layer: LayerTime) -> float | None:
+    return None if layer.backward_s is None else layer.forward_s + layer.backward_s
+
+
+def _remainder(candidate: Candidate, layers: Sequence[_Line]) -> list[_Line]:
+    """Return the row that brings each column up to its own latency."""
+    where, name = candidate.time, "remainder to the latency"
     if where is None or where.remainder_s is None:
         return []
-    return [_Line("remainder to the latency", forward_s=where.remainder_s)]
+    if not _trained(where):
+        return [_Line(name, forward_s=where.remainder_s)]
+    timed = candidate.latency.inference
+    forward_s = timed.median_s - sum(line.forward_s or 0.0 for line in layers) if timed else None
+    return [_Line(name, forward_s=forward_s, step_s=where.remainder_s)]
 
 
 def _few(lines: Sequence[_Line], most: int) -> list[_Line]:
@@ -732,6 +759,7 @@ def _few(lines: Sequence[_Line], most: int) -> list[_Line]:
 def _sum(name: str, lines: Sequence[_Line]) -> _Line:
     forward = [line.forward_s for line in lines if line.forward_s is not None]
     backward = [line.backward_s for line in lines if line.backward_s is not None]
+    step = [line.step_s for line in lines if line.step_s is not None]
     kept = [line.kept_bytes for line in lines if line.kept_bytes is not None]
     return _Line(
         name,
@@ -739,6 +767,7 @@ def _sum(name: str, lines: Sequence[_Line]) -> _Line:
         macs=sum(line.macs for line in lines),
         forward_s=sum(forward) if forward else None,
         backward_s=sum(backward) if backward else None,
+        step_s=sum(step) if step else None,
         kept_bytes=sum(kept) if kept else None,
     )
 
@@ -749,10 +778,13 @@ def layer_note(candidate: Candidate) -> str:
     where = candidate.time
     if where is None or where.remainder_s is None:
         return said
-    whole = f"the {doubting.WHAT[where.mode].removeprefix('the ')}'s median"
-    passes = f"{where.passes} profiled passes"
+    whole = "its column's median" if _trained(where) else f"{doubting.WHAT[where.mode]}'s median"
+    of = f" of {doubting.WHAT[where.mode]}" if _trained(where) else ""
+    passes = f"{where.passes} profiled passes{of}"
+    below = "; it is below 0 where they took longer than what was timed" if where.remainder_s < 0 else ""
     return (
-        f"{said} Times are medians of {passes}; the remainder to {whole} is Python, dispatch and what profiling costs."
+        f"{said} Times are medians of {passes}; the remainder to {whole} is Python, dispatch and what profiling "
+        f"costs{below}."
     )
 
 
@@ -770,20 +802,25 @@ def operator_table(candidate: Candidate, most: int = 15) -> Table | None:
         rows = [*rows[: most - 1], summed if backward else (*summed[:3], None)]
     total_s = sum(forward + (backward or 0.0) for _, _, forward, backward in rows) + (where.remainder_s or 0.0)
     unit = units.column_unit(units.SECONDS, [forward + (backward or 0.0) for _, _, forward, backward in rows])
+    trained = _trained(where)
     cells = [
         (
             name,
             units.integer(calls),
             units.in_unit(forward, unit, 2),
             units.in_unit(backward, unit, 2),
+            units.in_unit(forward + (backward or 0.0) if trained else None, unit, 2),
             units.percent((forward + (backward or 0.0)) / total_s),
         )
         for name, calls, forward, backward in rows
     ]
     if where.remainder_s is not None:
         rest_s = units.in_unit(where.remainder_s, unit, 2)
-        cells.append(("remainder to the latency", "", rest_s, "", units.percent(where.remainder_s / total_s)))
-    columns = ("operator", "calls", f"forward, {unit.name}", f"backward, {unit.name}", "% of latency")
+        remainder = ("", "", rest_s) if trained else (rest_s, "", "")
+        cells.append(("remainder to the latency", "", *remainder, units.percent(where.remainder_s / total_s)))
+    forward = "forward and optimizer" if trained else "forward"
+    times = (f"{forward}, {unit.name}", f"backward, {unit.name}", f"{_STEP}, {unit.name}")
+    columns = ("operator", "calls", *times, "% of latency")
     return known_columns(Table(f"{candidate.name} by operator", columns, tuple(cells), frozenset({"operator"})))
 
 
@@ -799,7 +836,7 @@ def kind_table(candidate: Candidate, most: int = 15) -> Table | None:
         sums[layer.kind] = (number + bool(layer.forward_s or layer.backward_s), *spent)
     ranked = sorted(((kind, *spent) for kind, spent in sums.items() if spent[0]), key=lambda row: -(row[2] + row[3]))
     unit = units.column_unit(units.SECONDS, [forward_s + backward_s for *_, forward_s, backward_s in ranked])
-    trained = any(layer.backward_s is not None for layer in where.layers)
+    trained = _trained(where)
     rows = tuple(
         (
             kind,
