@@ -23,7 +23,7 @@ from cnnprof.measurement import latency
 from cnnprof.models import catalog
 from cnnprof.records import BATCH_SIZE, Candidate, Comparison, Doubt, Gate, Machine, Mode, Profile, Run, Settings
 from cnnprof.remote import Worker
-from cnnprof.revisions import Checkout, checked_out, tracked, working_tree
+from cnnprof.revisions import Checkout, checked_out, missing_submodules, root_of, tracked, working_tree
 from cnnprof.subjects import Subject, settings_of, subject_of
 
 Progress = Callable[[float], None]
@@ -71,9 +71,17 @@ class Asked:
         """Seconds that are measured where none are asked for."""
         return max(10.0, 5.0 * len(self.models))
 
-    def subject(self, name: str, model: str) -> Subject:
-        """Build a model."""
-        return subject_of(name, model, self.settings.input_size, self.settings.batch_size, None)
+    def subject(self, name: str, model: str, root: Path, working: Path) -> Subject:
+        """Build a model in a checkout. Raises UsageError; a submodule whose files it needs and lacks is named."""
+        try:
+            return subject_of(name, model, self.settings.input_size, self.settings.batch_size, None)
+        except UsageError as error:
+            missing, sought = missing_submodules(root, working), list(_sought(error, model, root))
+            needed = next((each for each in missing if any(path.is_relative_to(each) for path in sought)), None)
+            if needed is None:
+                raise
+            said = f"the submodule {needed.relative_to(root)} is not checked out; {missing[needed]}"
+            raise UsageError(f"{error}: {said}") from None
 
 
 def asked(
@@ -170,7 +178,8 @@ def taken(asked: Asked, progress: Progress = _silent) -> Run:
 
     Raises Interrupted, with the run as far as it is known.
     """
-    subjects = [asked.subject(*each) for each in asked.models]
+    root = root_of(Path.cwd())
+    subjects = [asked.subject(*each, root, root) for each in asked.models]
     with timing.surroundings(asked.settings):
         candidates: Mapping[str, Candidate] = {subject.name: _described(subject, asked) for subject in subjects}
         if asked.times and not (asked.machine and elsewhere(asked.machine, _machine(asked.settings))):
@@ -297,7 +306,7 @@ def _about(here: "_Opened", then: "_Opened", working: Checkout) -> Iterator[Doub
     for name in here.unheld:
         if name not in compared:
             said = "git does not hold its file, so that no revision has it"
-            yield Doubt(name, said, "commit it; submodules are not checked out")
+            yield Doubt(name, said, "commit it")
 
 
 def _with(candidates: Sequence[Candidate], times: Mapping[str, Candidate]) -> list[Candidate]:
@@ -419,11 +428,11 @@ SPIN_S = 0.012
 class _Bench:
     """The models of one checkout, and the calls that are timed."""
 
-    def __init__(self, asked: Asked, of_a_revision: bool) -> None:
+    def __init__(self, asked: Asked, checkout: Path, working: Path) -> None:
         self.subjects: list[Subject] = []
         for name, model in asked.models:
-            with suppress(NoSuchModelError) if of_a_revision else nullcontext():  # which does not have it yet
-                self.subjects.append(asked.subject(name, model))
+            with suppress(NoSuchModelError) if checkout != working else nullcontext():  # it does not have it yet
+                self.subjects.append(asked.subject(name, model, checkout, working))
         settings, self.limits = asked.settings, asked.limits
         self.stack = ExitStack()
         self.stack.enter_context(timing.surroundings(settings))
@@ -482,8 +491,8 @@ class _Opened:
 
 def _open(asked: Asked, checkout: str, working: str) -> _Opened:
     """Build the models that are there, and tell what needs no clock. Raises UsageError where code is of elsewhere."""
-    _bench[:] = [_Bench(asked, checkout != working)]
     there, here = Path(checkout), Path(working)
+    _bench[:] = [_Bench(asked, there, here)]
     held = tracked(here)
     borrowed = _of_working_tree(here) if there != here else {}
     strays = [name for name, file in borrowed.items() if file in held or (there / file.relative_to(here)).exists()]
@@ -542,9 +551,33 @@ def _copies(checkout: Path, working: Path) -> list[str]:
 
 def _is_held(checkout: Path, name: str) -> bool:
     """Say whether a module's file lies where a repository has its packages."""
-    parts = Path(*name.split("."))
+    parts = _path_of(name)
     files = (parts.with_suffix(".py"), parts / "__init__.py")
     return any((folder / file).is_file() for folder in _roots(checkout) for file in files)
+
+
+def _path_of(module: str) -> Path:
+    return Path(*module.split("."))
+
+
+def _sought(error: UsageError, model: str, checkout: Path) -> Iterator[Path]:
+    """Yield the files that an error may be about: those that a model's code asked for, else its own."""
+    where = catalog.parse(model).name.rpartition(":")[0]
+    match error.__cause__:
+        case OSError(filename=str(file)):
+            yield Path(str(file)).resolve()
+        case ImportError(name=str(module)):
+            yield from _places(module, checkout)
+        case _ if where.endswith(".py"):
+            yield Path(where).resolve()
+        case _:
+            yield from _places(where, checkout)
+
+
+def _places(module: str, checkout: Path) -> Iterator[Path]:
+    """Yield where a module may lie."""
+    for folder in (*map(str, _roots(checkout)), *sys.path):
+        yield Path(folder, _path_of(module)).resolve()
 
 
 def _roots(checkout: Path) -> tuple[Path, ...]:

@@ -55,7 +55,7 @@ def commit_of(revision: str) -> str:
 def checked_out(revision: str) -> Iterator[Checkout]:
     """Put a revision into a worktree, which is removed at the end of the block, and after a kill as well.
 
-    Submodules and files that git does not hold are not in it.
+    Its submodules are in it where the working tree has them, with their commits; files that git does not hold are not.
     """
     working, commit = working_tree(), commit_of(revision)
     try:
@@ -109,8 +109,36 @@ def _is_left_over(path: Path) -> bool:
 
 
 def tracked(root: Path) -> set[Path]:
-    """Return the files of a working tree that git holds."""
-    return {root / name for name in _git(root, "ls-files", "-z").split("\0") if name}
+    """Return the files of a working tree that git holds, and those of its submodules that are checked out."""
+    return {root / name for name in _git(root, "ls-files", "-z", "--recurse-submodules").split("\0") if name}
+
+
+def root_of(folder: Path) -> Path:
+    """Return the root of the working tree that a folder is in; itself where it is in none."""
+    try:
+        return Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
+    except UsageError:
+        return folder.resolve()
+
+
+def missing_submodules(root: Path, working: Path) -> dict[Path, str]:
+    """Return the submodules that a checkout lacks, by their folders, and what would bring them into the working tree.
+
+    A folder that is in no repository lacks none.
+    """
+    try:
+        recorded = _worktree.submodules(_git(root, *_worktree.LISTING))
+    except UsageError:
+        return {}
+    missing: dict[Path, str] = {}
+    for name, commit in recorded.items():
+        if _worktree.is_checked_out(root / name):
+            missing |= missing_submodules(root / name, working / name)
+        elif _worktree.is_checked_out(working / name):
+            missing[root / name] = f"git -C {name} fetch origin {commit}"
+        else:
+            missing[root / name] = "git submodule update --init --recursive"
+    return missing
 
 
 def is_ignored(root: Path, path: Path) -> bool:
