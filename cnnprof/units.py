@@ -1,6 +1,7 @@
 """Numbers to text: 1.81 G, 44.6 MiB, 12.3 ms, 1.31x. The only place that formats a number.
 
-A column has one unit, chosen over all its values; unknown is a dash, and 0 is zero.
+A column has one unit, chosen over all its values, or none where one does not show them all, and then each value has its
+own; unknown is a dash, and 0 is zero.
 """
 
 import math
@@ -22,6 +23,9 @@ class Unit(NamedTuple):
 SECONDS = (Unit("s", 1.0), Unit("ms", 1e-3), Unit("µs", 1e-6), Unit("ns", 1e-9))
 BYTES = (Unit("TiB", 2.0**40), Unit("GiB", 2.0**30), Unit("MiB", 2.0**20), Unit("KiB", 2.0**10), Unit("B", 1.0))
 COUNTS = (Unit("T", 1e12), Unit("G", 1e9), Unit("M", 1e6), Unit("k", 1e3), Unit("", 1.0))
+FLOPS = tuple(Unit(f"{unit.name}FLOP/s", unit.size) for unit in COUNTS)
+BYTES_A_SECOND = tuple(Unit(f"{unit.name}B/s", unit.size) for unit in COUNTS)
+_OF_A_KIND = {unit: kind for kind in (SECONDS, BYTES, COUNTS, FLOPS, BYTES_A_SECOND) for unit in kind}
 
 # 2,150 ms and 26 ms read better in one unit than 2.15 s and 0.026 s do: a unit is taken up only when the largest value
 # of the column is this many times its size.
@@ -49,13 +53,14 @@ def integer(value: int | None) -> str:
 
 
 def in_unit(value: float | None, unit: Unit, decimals: int) -> str:
-    """2.091e-1 s in ms with one decimal -> 209.1; a value too small for the column says so, 0 stays 0."""
+    """2.091e-1 s in ms with one decimal -> 209.1; a value too small for the column has its own unit, 0 stays 0."""
     if value is None:
         return UNKNOWN
     if value == 0:
         return "0"
     if abs(value / unit.size) < 0.5 * 10.0**-decimals:
-        return f"<{10.0**-decimals:.{decimals}f}"
+        kind = _OF_A_KIND.get(unit, (unit,))
+        return _alone(value, kind, " ") if abs(value) >= kind[-1].size else f"<{10.0**-decimals:.{decimals}f}"
     return f"{value / unit.size:,.{0 if unit.size == 1.0 and float(value).is_integer() else decimals}f}"
 
 
@@ -63,6 +68,43 @@ def decimals_for(unit: Unit, values: Iterable[float | None], digits: int = 3) ->
     """Decimals that show `digits` digits of the smallest nonzero value of a column, at most three."""
     smallest = min((abs(value / unit.size) for value in values if value), default=1.0)
     return max(0, min(3, digits - 1 - math.floor(math.log10(smallest))))
+
+
+class Column(NamedTuple):
+    """How a column's values are written: in one unit, which its heading names, else each in its own."""
+
+    kind: tuple[Unit, ...]
+    unit: Unit | None
+    decimals: int
+
+    @property
+    def name(self) -> str:
+        """Of its unit; empty where each value has its own."""
+        return self.unit.name if self.unit else ""
+
+    def heading(self, name: str) -> str:
+        """Median -> median, ms."""
+        return f"{name}, {self.unit.name}" if self.unit else name
+
+    def text(self, value: float | None) -> str:
+        """2.091e-1 -> 209.1; 209.1 ms where the heading has no unit."""
+        return in_unit(value, self.unit, self.decimals) if self.unit else _alone(value, self.kind, " ")
+
+    def interval(self, ends: tuple[float, float]) -> str:
+        """(0.038, 0.0412) -> [38.0, 41.2]; [38.0, 41.2] ms where the heading has no unit."""
+        own = self.unit or next((unit for unit in self.kind if ends[1] >= unit.size), self.kind[-1])
+        decimals = self.decimals if self.unit else _digits(ends[1] / own.size)
+        words = span((ends[0] / own.size, ends[1] / own.size), decimals)
+        return words if self.unit else f"{words} {own.name}"
+
+
+def column(kind: tuple[Unit, ...], values: Iterable[float | None], least: int = 0, most: int = 3) -> Column:
+    """Choose a column's unit and its decimals, `least` to `most`; no unit where that hides a second digit."""
+    known = [abs(value) for value in values if value]
+    unit = column_unit(kind, known)
+    decimals = max(least, min(most, decimals_for(unit, known)))
+    fits = min(known, default=unit.size) / unit.size >= 10.0 ** min(0, 1 - decimals)
+    return Column(kind, unit if fits else None, decimals)
 
 
 def seconds(value: float | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnprof import profiling
 from cnnprof.records import (
     Analysis,
     ByMode,
@@ -517,3 +518,13 @@ def test_a_remainder_below_zero_is_explained():
     said = tables.layer_note(replace(candidate("plain", 1.0), time=time))
     assert "below 0 where they took longer than what was timed" in said
     assert "below 0" not in tables.layer_note(candidate("plain", 1.0))
+
+
+def test_a_time_that_the_others_unit_does_not_show_has_its_own(fake_clock):
+    calls = {"long": lambda: fake_clock.spend(0.0402), "short": lambda: fake_clock.spend(40e-6)}
+    run = profiling.compare_calls(calls, time_s=3.0, instruments=fake_clock.instruments())
+    (row,) = (row for row in tables.summary(run) if row.key == "inference_s")
+    assert (row.label, row.values) == ("forward", ("40.2 ms", "40.0 µs"))
+    assert [cells[2] for cells in tables.time_table(run).rows] == ["40.2 ms", "40.0 µs"]
+    (card,) = (card for card in html._run_cards(run) if card.title == "forward")
+    assert (card.unit, [entry.value for entry in card.entries]) == ("", ["40.2 ms", "40.0 µs"])

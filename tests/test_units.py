@@ -39,7 +39,30 @@ def test_a_column_has_one_unit():
     unit = units.column_unit(units.SECONDS, [2.15, 0.026, None])
     assert [units.in_unit(value, unit, 1) for value in (2.15, 0.026, None, 0)] == ["2,150.0", "26.0", "-", "0"]
     assert units.column_unit(units.SECONDS, [12.0, 0.5]).name == "s"
-    assert units.in_unit(1e-6, unit, 1) == "<0.1"
+    assert units.in_unit(40e-6, unit, 1) == "40.0 µs"
+    assert units.in_unit(100, units.BYTES[2], 1) == "100 B"
+    assert units.in_unit(0.004, units.COUNTS[-1], 1) == "<0.1"
+
+
+@pytest.mark.parametrize(
+    ("values", "heading", "texts"),
+    [
+        ((2.15, 0.026), "median, ms", ["2,150.0", "26.0"]),
+        ((2.005, 144e-9), "median", ["2.00 s", "144.0 ns"]),  # 2.005 lies between two doubles; the nearer is below
+        ((0.0402, 0.00004), "median", ["40.2 ms", "40.0 µs"]),
+        ((0.0402, 0.00052), "median, ms", ["40.20", "0.52"]),
+        ((0.0, None), "median, µs", ["0", "-"]),
+    ],
+)
+def test_a_column_that_one_unit_does_not_show_has_one_a_cell(values, heading, texts):
+    column = units.column(units.SECONDS, values, most=2)
+    assert column.heading("median") == heading
+    assert [column.text(value) for value in values] == texts
+
+
+def test_an_interval_in_a_column_without_a_unit_has_its_own():
+    assert units.column(units.SECONDS, [2.005, 144e-9]).interval((38e-6, 41.2e-6)) == "[38.0, 41.2] µs"
+    assert units.column(units.SECONDS, [0.04]).interval((0.038, 0.0412)) == "[38.0, 41.2]"
 
 
 def test_a_narrow_interval_shows_its_ends():

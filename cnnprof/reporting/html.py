@@ -398,9 +398,8 @@ def _run_card(run: Run, row: tables.Row, title: str) -> Card:
         Entry(profile.name, _colour(run, i), value, words, tone(words))
         for i, (profile, value, words) in enumerate(zip(run.profiles, row.values, versus, strict=True))
     )
-    unit = row.label.rpartition(", ")[2] if ", " in row.label else ""
     notes = tuple(_uncounted(run)) if row.key == "macs" else tuple(_doubts_about(run, row.key))
-    return Card(title or row.label, unit, entries, notes)
+    return Card(title or row.label, row.unit, entries, notes)
 
 
 def _drawings(named: Sequence[tuple[str, Analysis | None, int]]) -> Drawings | None:

@@ -8,8 +8,6 @@ from cnnprof.records import Candidate, LayerRoof, MachineReport, Peaks, Run
 from cnnprof.reporting.tables import Table
 
 BOUND_BY = {"compute": "arithmetic", "memory": "memory", "overhead": "the cost of calls"}
-FLOPS = tuple(units.Unit(f"{unit.name}FLOP/s", unit.size) for unit in units.COUNTS)
-BYTES_A_SECOND = tuple(units.Unit(f"{unit.name}B/s", unit.size) for unit in units.COUNTS)
 
 
 def roof_table(candidate: Candidate, most: int = 24) -> Table | None:
@@ -18,8 +16,8 @@ def roof_table(candidate: Candidate, most: int = 24) -> Table | None:
         return None
     longest = sorted(candidate.roofline, key=lambda roof: -roof.time_s)[:most]
     time_unit = units.column_unit(units.SECONDS, [roof.time_s for roof in longest])
-    flops = units.column_unit(FLOPS, [roof.flops_per_s for roof in longest])
-    moved = units.column_unit(BYTES_A_SECOND, [roof.bytes_per_s for roof in longest])
+    flops = units.column_unit(units.FLOPS, [roof.flops_per_s for roof in longest])
+    moved = units.column_unit(units.BYTES_A_SECOND, [roof.bytes_per_s for roof in longest])
     columns = (
         "layer",
         "kind",
@@ -111,7 +109,7 @@ def machine_header(report: MachineReport) -> str:
 
 def products_table(peaks: Peaks) -> Table:
     """The fastest matrix product of each dtype."""
-    unit = units.column_unit(FLOPS, [product.flops_per_s for product in peaks.products])
+    unit = units.column_unit(units.FLOPS, [product.flops_per_s for product in peaks.products])
     decimals = units.decimals_for(unit, [product.flops_per_s for product in peaks.products])
     rows = tuple((p.dtype, units.in_unit(p.flops_per_s, unit, decimals), f"{p.side:,}") for p in peaks.products)
     return Table("Matrix products", ("matrix product", unit.name, "N"), rows, frozenset({"matrix product"}))
@@ -119,7 +117,7 @@ def products_table(peaks: Peaks) -> Table:
 
 def bandwidth_table(peaks: Peaks) -> Table:
     """The bandwidth over the working set."""
-    unit = units.column_unit(BYTES_A_SECOND, [each.bytes_per_s for each in peaks.bandwidths])
+    unit = units.column_unit(units.BYTES_A_SECOND, [each.bytes_per_s for each in peaks.bandwidths])
     rows = tuple(
         (
             units.bytes_(each.working_set_bytes),

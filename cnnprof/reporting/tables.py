@@ -62,6 +62,8 @@ class Row:
     values: tuple[str, ...]
     versus: tuple[str, ...]
     note: str = ""
+    unit: str = ""
+    """Of the values, where the label names it."""
 
 
 @dataclass(frozen=True)
@@ -279,19 +281,18 @@ def _time_row(run: Run, mode: Mode) -> Row:
     medians = [
         latency.median_s / images if latency else None for latency, images in zip(latencies, shared, strict=True)
     ]
-    unit = units.column_unit(units.SECONDS, medians)
-    decimals = min(1 if unit.name != "s" else 2, units.decimals_for(unit, medians))
-    values = tuple(units.in_unit(value, unit, max(decimals, 1)) for value in medians)
+    column = _time_column(medians)
     ratios = [c.latency if mode == "inference" else c.training_latency for c in contrasts(run)]
-    label = f"{TIME_LABELS[mode]}, {unit.name}" + (" per image" if divided else "")
+    image = " per image" if divided else ""
     versus = tuple(time_words(ratio, run, profile) for ratio, profile in zip(ratios, run.profiles[1:], strict=True))
-    note = "" if contrasts(run) else _spread(latencies[0], unit, max(decimals, 1))
-    return Row(f"{mode}_s", label, values, versus, note)
+    note = "" if contrasts(run) else _spread(latencies[0], column)
+    label, unit = f"{column.heading(TIME_LABELS[mode])}{image}", f"{column.name}{image if column.name else ''}"
+    return Row(f"{mode}_s", label, tuple(map(column.text, medians)), versus, note, unit)
 
 
-def _spread(latency: Latency | None, unit: units.Unit, decimals: int) -> str:
+def _spread(latency: Latency | None, column: units.Column) -> str:
     bounds = latency.ci95_s if latency else None
-    return units.span((bounds[0] / unit.size, bounds[1] / unit.size), decimals) if bounds else ""
+    return column.interval(bounds) if bounds else ""
 
 
 def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
@@ -322,17 +323,19 @@ def faster_words(ratio: float, interval: Interval | None) -> str:
 
 def _memory_row(run: Run, mode: Mode) -> Row:
     peaks = [memory.peak_bytes if (memory := profile.memory[mode]) else None for profile in run.profiles]
-    unit = units.column_unit(units.BYTES, peaks)
-    values = tuple(units.in_unit(value, unit, 1) for value in peaks)
+    column = units.column(units.BYTES, peaks, least=1, most=1)
     versus = _versus(run, lambda c: c.peak_bytes if mode == "inference" else c.training_peak_bytes, "less", "more")
-    return Row(f"{mode}_peak", f"peak, {mode}, {unit.name}", values, versus)
+    label, values = column.heading(f"peak, {mode}"), tuple(map(column.text, peaks))
+    return Row(f"{mode}_peak", label, values, versus, unit=column.name)
 
 
 def _kept_row(run: Run) -> Row:
     kept = [profile.kept_bytes for profile in run.profiles]
-    unit = units.column_unit(units.BYTES, kept)
-    values = tuple(units.in_unit(value, unit, 1) for value in kept)
-    return Row("kept", f"kept for backward, {unit.name}", values, _versus(run, lambda c: c.kept_bytes, "less", "more"))
+    column = units.column(units.BYTES, kept, least=1, most=1)
+    values = tuple(map(column.text, kept))
+    return Row(
+        "kept", column.heading("kept for backward"), values, _versus(run, lambda c: c.kept_bytes, "less", "more")
+    )
 
 
 def _versus(run: Run, of: Callable[[Contrast], Ratio], less: str, more: str) -> tuple[str, ...]:
@@ -872,13 +875,13 @@ def time_table(run: Run) -> Table | None:
     found = _latencies(run)
     if not found:
         return None
-    unit, decimals = _time_unit([latency.median_s for _, _, latency in found])
+    column = _time_column([latency.median_s for _, _, latency in found])
     rows = [
         (
             name,
             TIME_LABELS[mode],
-            units.in_unit(latency.median_s, unit, decimals),
-            _spread(latency, unit, decimals) or units.UNKNOWN,
+            column.text(latency.median_s),
+            _spread(latency, column) or units.UNKNOWN,
             units.integer(sum(map(len, latency.sessions))),
             f"{len(latency.counted)} of {len(latency.sessions)}",
             units.percent(latency.cpu_share, 0),
@@ -886,7 +889,7 @@ def time_table(run: Run) -> Table | None:
         )
         for name, mode, latency in found
     ]
-    columns = ("model", "what", f"median, {unit.name}", "95 % interval", "calls", "sessions counted", "CPU share, %",
+    columns = ("model", "what", column.heading("median"), "95 % interval", "calls", "sessions counted", "CPU share, %",
                "got of its CPUs, %")  # fmt: skip
     return Table("Time", columns, tuple(rows), frozenset({"model", "what"}))
 
@@ -896,7 +899,7 @@ def session_table(run: Run) -> Table | None:
     found = _latencies(run)
     if not found:
         return None
-    unit, decimals = _time_unit([latency.median_s for _, _, latency in found])
+    column = _time_column([latency.median_s for _, _, latency in found])
     rows = []
     for name, mode, latency in found:
         for number, times in enumerate(latency.sessions):
@@ -904,9 +907,9 @@ def session_table(run: Run) -> Table | None:
             share = latency.cpu_shares[number] if latency.cpu_shares else None
             verdict = "starved, left out" if latency.starved(number) else "counted"
             rows.append((name, TIME_LABELS[mode], units.integer(number + 1), units.integer(len(times)),
-                         *(units.in_unit(value, unit, decimals) for value in shown), units.percent(share, 0),
+                         *map(column.text, shown), units.percent(share, 0),
                          verdict))  # fmt: skip
-    columns = ("model", "what", "session", "calls", f"median, {unit.name}", "fastest", "slowest", "CPU share, %", "")
+    columns = ("model", "what", "session", "calls", column.heading("median"), "fastest", "slowest", "CPU share, %", "")
     return Table("Sessions", columns, tuple(rows), frozenset({"model", "what", ""}))
 
 
@@ -914,9 +917,9 @@ def _latencies(run: Run) -> list[tuple[str, Mode, Latency]]:
     return [(profile.name, mode, latency) for profile in run.profiles for mode, latency in profile.latency.items()]
 
 
-def _time_unit(medians: Sequence[float]) -> tuple[units.Unit, int]:
-    unit = units.column_unit(units.SECONDS, medians)
-    return unit, max(1, min(1 if unit.name != "s" else 2, units.decimals_for(unit, medians)))
+def _time_column(medians: Sequence[float | None]) -> units.Column:
+    seconds = units.column_unit(units.SECONDS, medians) == units.SECONDS[0]
+    return units.column(units.SECONDS, medians, least=1, most=2 if seconds else 1)
 
 
 # The foot ------------------------------------------------------------------------------------------------------------
