@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,17 @@ def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
 
 
 def _benchmarked(entry: Mapping[str, Any], source: str) -> Benchmarked:
-    stats, ours = entry["stats"], (entry.get("extra_info") or {}).get(KEY)
+    stats, extra = entry["stats"], entry.get("extra_info")
+    ours = extra.get(KEY) if isinstance(extra, dict) else None
     found = store.part_of(ours, f"{source}, {entry['name']}") if ours else None
-    return Benchmarked(entry["fullname"], float(stats["median"]), float(stats["iqr"]), int(stats["rounds"]), found)
+    return Benchmarked(
+        entry["fullname"], _seconds(stats["median"]), _seconds(stats["iqr"]), int(stats["rounds"]), found
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    """Read a time; None for what is no number, as a clock of the user's own may give."""
+    return seconds if math.isfinite(seconds := float(value)) else None
 
 
 def _machine(info: Mapping[str, Any]) -> str:
@@ -70,12 +79,18 @@ def _machine(info: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part) or "an unknown machine"
 
 
-def together(found: Iterable[Benchmarks]) -> Benchmarks:
-    """Put stored runs into one record, by the time of their commit, else by their own."""
+def together(found: Iterable[tuple[Path, Benchmarks]]) -> Benchmarks:
+    """Put stored runs into one record, by the time of their commit, else by their own.
+
+    Files of one name have as much of their path as tells them apart.
+    """
+    read = list(found)
+    named = names([path.as_posix() for path, _ in read])
     runs: list[BenchmarkRun] = []
-    for run in (run for each in found for run in each.runs):
-        if run not in runs:  # a folder may hold a report of its other files
-            runs.append(run)
+    for path, run in ((path, run) for path, record in read for run in record.runs):
+        source = named[path.as_posix()] if run.source == path.name else run.source
+        if all(replace(run, source=other.source) != other for other in runs):  # there may be a report of other files
+            runs.append(replace(run, source=source))
     runs.sort(key=lambda run: (_moment(run.committed or run.created), _moment(run.created)))
     return Benchmarks(tuple(runs))
 

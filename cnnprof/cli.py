@@ -866,7 +866,7 @@ def _stored(records: "Sequence[tuple[Path, Record]]", asked: Path) -> "tuple[Pat
     from cnnprof.benchmarked import together
     from cnnprof.records import Benchmarks
 
-    stored = [record for _, record in records if isinstance(record, Benchmarks)]
+    stored = [(path, record) for path, record in records if isinstance(record, Benchmarks)]
     if len(stored) < len(records):
         return None
     if asked.is_dir():

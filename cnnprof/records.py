@@ -1508,8 +1508,9 @@ class Benchmarked:
 
     test: str
     """With its file: tests/test_speed.py::test_forward[resnet18]."""
-    median_s: float
-    iqr_s: float
+    median_s: float | None
+    """None, as the next, where what is stored is no number."""
+    iqr_s: float | None
     """Third quartile less first."""
     rounds: int
     found: Benchmark | None = None

@@ -6,6 +6,7 @@ Derived numbers (medians, intervals, FLOPs) are written for whoever reads the fi
 import dataclasses
 import functools
 import json
+import math
 import os
 import tempfile
 import types
@@ -107,17 +108,16 @@ def read(path: Path) -> records.Record:
 
 
 def document_in(path: Path) -> Any:
-    """Read a file's JSON. Raises UsageError where there is none."""
+    """Read a file's JSON as Python, and others' programs, write it: with NaN, Infinity or a byte order mark.
+
+    Raises UsageError where there is none.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON, or cut off: {error}") from None
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def to_json(record: records.Record) -> str:
@@ -200,6 +200,7 @@ def _build(kind: Any, value: Any, where: str = "it") -> Any:
         return _record(cls, arguments, value, where)
     wanted = (int, float) if kind is float else (kind,)
     _check(isinstance(value, wanted) and isinstance(value, bool) == (kind is bool), where, kind.__name__, value)
+    _check(kind is not float or math.isfinite(value), where, "a finite number", value)
     return value
 
 

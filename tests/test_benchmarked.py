@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +67,11 @@ def history(**other) -> Benchmarks:
         document(3, entry("test_net", 0.003, model(1100, 6000, 0.003, elsewhere)), entry("test_sum", 1.2e-5)),
     ]
     found = [Benchmarks((benchmarked.run_of(each, f"{i:04}_run.json"),)) for i, each in enumerate(runs, 1)]
-    return benchmarked.together(found[::-1])  # in whatever order files are named
+    return together(found[::-1])  # in whatever order files are named
+
+
+def together(found) -> Benchmarks:
+    return benchmarked.together([(Path(record.runs[0].source), record) for record in found])
 
 
 def saved(tmp_path, *documents):
@@ -168,7 +173,7 @@ def test_others_tests_have_a_figure_too():
 def test_a_run_that_was_starved_is_drawn_hollow():
     def drawn(waited: float) -> str:
         runs = [document(day, entry("test_net", 0.004, model(10, 10, 0.004, waited=waited))) for day in (1, 2)]
-        record = benchmarked.together([Benchmarks((benchmarked.run_of(each, "it"),)) for each in runs])
+        record = together([Benchmarks((benchmarked.run_of(each, "it"),)) for each in runs])
         (points,) = benchmarks.series(record).values()
         assert (points[0].timed.found.ci95_s is None) == (waited > 0.1)
         return figures.over_commits(points)
@@ -217,6 +222,125 @@ def test_a_run_of_a_folder_that_is_cut_off_is_left_out_and_that_is_said(typed, t
     assert (code, err.count("\n")) == (0, 1)
     assert "0003_run.json: not JSON, or cut off" in err
     assert "Benchmarks over 2 runs" in (tmp_path / "benchmarks.md").read_text()
+
+
+# Others' documents -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # Windows' shells write the last two
+def test_one_number_that_is_none_does_not_lose_a_run(typed, tmp_path, encoding):
+    odd = entry("test_odd", 0.003) | {"extra_info": {"loss": float("nan"), "scale": float("-inf")}}
+    odd["stats"] |= {"stddev": float("nan"), "iqr": float("nan"), "ops": float("inf")}
+    broken = entry("test_broken", float("nan"))
+    saved(tmp_path, document(1, odd, broken, entry("test_sum", 1e-3) | {"extra_info": ["a list"]}))
+    text = (tmp_path / "0001_run.json").read_text()
+    (tmp_path / "0001_run.json").write_text(text, encoding=encoding)
+    code, _, err = typed("report", tmp_path / "0001_run.json", "-o", tmp_path / "all.json")
+    assert (code, err) == (0, "")
+    table = benchmarks.table(store.read(tmp_path / "all.json"))
+    assert (row(table, "test_odd")["median, ms"], row(table, "test_odd")["IQR, ms"]) == ("3.00", "-")
+    assert row(table, "test_broken")["median, ms"] == "-"
+    assert row(table, "test_sum")["median, ms"] == "1.00"
+
+
+def test_a_median_that_is_no_number_is_not_drawn():
+    runs = [document(day, entry("test_sum", each)) for day, each in ((1, 1e-3), (2, float("inf")), (3, 2e-3))]
+    record = together([Benchmarks((benchmarked.run_of(each, f"{day}.json"),)) for day, each in enumerate(runs)])
+    (points,) = benchmarks.series(record).values()
+    assert max(lines_of(figures.over_commits(points))) == 2
+    assert row(benchmarks.over_commits(points), "22222222")["median, ms"] == "-"
+
+
+def test_a_document_of_ours_has_numbers_alone(tmp_path):
+    text = store.to_json(history()).replace('"iqr_s": 0.0004', '"iqr_s": NaN')
+    assert "NaN" in text
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UsageError, match="iqr_s is nan, not a finite number"):
+        reporting.load(tmp_path / "run.json")
+
+
+# Every run and test ---------------------------------------------------------------------------------------------------
+
+
+def test_tests_of_older_runs_are_in_the_report(typed, tmp_path):
+    net = entry("test_net", 0.004, model(1000, 5000, 0.004))
+    runs = document(1, net, entry("test_a", 2.005)), document(2, entry("test_b", 144e-9))
+    assert typed("report", saved(tmp_path, *runs))[0] == 0
+    table = benchmarks.table(together([reporting.load(tmp_path / f"000{i}_run.json") for i in (1, 2)]))
+    told = [(cells["test"], cells["run"], cells["median"]) for each in table.rows if (cells := row(table, each[0]))]
+    assert told == [
+        ("test_b", "22222222", "144.0 ns"),
+        ("test_net", "11111111", "4.00 ms"),
+        ("test_a", "11111111", "2.00 s"),  # 2.005 lies between two doubles; the nearer is below
+    ]
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "1 of 3 tests time a model" in text
+    assert text in reporting.as_markdown(together([reporting.load(tmp_path / f"000{i}_run.json") for i in (1, 2)]))
+
+
+def labelled(tmp_path, documents) -> list[str]:
+    """Store documents by their paths, and label what is read of them, in the order of the paths."""
+    for path, each in documents.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(json.dumps(each))
+    record = benchmarked.together([(tmp_path / path, reporting.load(tmp_path / path)) for path in documents])
+    by_day = sorted(range(len(record.runs)), key=lambda number: record.runs[number].source)
+    found = benchmarks.labels(record.runs)
+    return [found[number] for number in by_day]
+
+
+def run(day: int, moment: str = "", **other) -> dict[str, object]:
+    """A run without a commit."""
+    found = document(day, entry("test_sum", 1e-3 * day))
+    return found | {"commit_info": {}} | ({"datetime": moment} if moment else {}) | other
+
+
+SAME = {"id": "1a2b3c4d" * 5, "time": "2026-11-02T10:00:00+01:00", "dirty": False}
+
+
+@pytest.mark.parametrize(
+    ("documents", "labels"),
+    [
+        ({"0001_a.json": run(1), "0002_b.json": run(2)}, ["0001", "0002"]),
+        (
+            {"Linux-CPython-3.11-64bit/0001_a.json": run(1), "Windows-CPython-3.11-64bit/0001_a.json": run(2)},
+            ["0001 Linux", "0001 Windows"],
+        ),
+        (
+            {f"ci/{each}/0001_benchmark.json": run(day) for day, each in enumerate(("one", "two", "x"), 1)},
+            ["0001 one", "0001 two", "0001 x"],
+        ),
+        ({"0001_before.json": run(1), "0001_after_it.json": run(2)}, ["0001 after it", "0001 before"]),
+        (
+            {"0001_a.json": run(1, commit_info=SAME), "0002_a.json": run(2, commit_info=SAME), "0003_b.json": run(3)},
+            ["1a2b3c4d 0001", "1a2b3c4d 0002", "0003"],
+        ),
+    ],
+)  # fmt: skip
+def test_every_run_has_a_label_of_its_own(tmp_path, documents, labels):
+    assert labelled(tmp_path, documents) == labels
+
+
+def test_runs_of_one_file_name_and_commit_are_told_apart_by_their_machine_or_time():
+    first = benchmarked.run_of(run(1, "2026-12-01T10:00:00+00:00"), "0001_a.json")
+    assert benchmarks.labels([first, replace(first, machine="a processor, Windows 11, Python 3.11.7")]) == [
+        *("0001 Linux 6.1", "0001 Windows 11"),
+    ]
+    assert benchmarks.labels([first, replace(first, created="2026-12-01T10:07:00+00:00")]) == [
+        "0001 10:00",
+        "0001 10:07",
+    ]
+    assert benchmarks.labels([first, replace(first, created="2026-12-03T10:00:00+00:00")]) == [
+        *("0001 1 Dec 2026", "0001 3 Dec 2026"),
+    ]
+    assert benchmarks.labels([first, first]) == ["0001 (1)", "0001 (2)"]
+
+
+def test_runs_of_one_day_have_their_time():
+    moments = ("2026-12-01T10:00:00", "2026-12-01T17:30:05")
+    found = [Benchmarks((benchmarked.run_of(run(1, each), f"000{i}.json"),)) for i, each in enumerate(moments)]
+    (points,) = benchmarks.series(together(found)).values()
+    assert [cells[1] for cells in benchmarks.over_commits(points).rows] == ["1 Dec 2026 10:00", "1 Dec 2026 17:30"]
 
 
 def test_a_record_of_runs_is_read_again():

@@ -2,9 +2,10 @@
 
 import datetime
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import PurePosixPath
 
 from cnnprof import benchmarked, units
 from cnnprof.comparison.gate import OF_NUMBER
@@ -35,29 +36,63 @@ class Point:
     run: BenchmarkRun
     timed: Benchmarked
     place: Place
-    machine: int = 0
+    machine: int
     """Of its place among those of the test, from 0: times of two are not joined."""
-
-    @property
-    def label(self) -> str:
-        """1a2b3c4d, with a + where files differed from that commit; the run's number where there is none."""
-        commit = self.run.commit or ""
-        if not re.fullmatch("[0-9a-f]{8,}", commit):
-            return self.run.source.partition("_")[0].removesuffix(".json")
-        return f"{commit[:8]}{'+' if self.run.dirty else ''}"
+    number: int
+    """Of its run, from 0, the oldest first."""
+    label: str
+    """Of its run."""
 
 
 def series(record: Benchmarks) -> dict[str, list[Point]]:
     """Return each test's runs, the oldest first."""
     found: dict[str, list[Point]] = {}
-    named = _names(record)
-    for run in record.runs:
+    places: dict[str, dict[Place, int]] = {}
+    named, labelled = _names(record), labels(record.runs)
+    for number, (run, label) in enumerate(zip(record.runs, labelled, strict=True)):
         for timed in run.benchmarks:
-            before = found.setdefault(timed.test, [])
-            place = _place(run, timed)
-            places = list(dict.fromkeys([*(point.place for point in before), place]))
-            before.append(Point(named[timed.test], run, timed, place, places.index(place)))
+            place, known = _place(run, timed), places.setdefault(timed.test, {})
+            machine = known.setdefault(place, len(known))
+            point = Point(named[timed.test], run, timed, place, machine, number, label)
+            found.setdefault(timed.test, []).append(point)
     return found
+
+
+def labels(runs: Sequence[BenchmarkRun]) -> list[str]:
+    """Label runs: 1a2b3c4d, with a + where files differed from that commit; a file's number where there is none.
+
+    Of several that go by that, each has what tells it from the others, too: of its file, its machine, or its time.
+    """
+    short = [_label(run) for run in runs]
+    found = list(short)
+    for label in {each for each in short if short.count(each) > 1}:
+        alike = [number for number, each in enumerate(short) if each == label]
+        for number, words in zip(alike, _differing([runs[number] for number in alike]), strict=True):
+            found[number] = f"{label} {words}".rstrip()
+    return found
+
+
+def _label(run: BenchmarkRun) -> str:
+    if not re.fullmatch("[0-9a-f]{8,}", run.commit or ""):
+        return PurePosixPath(run.source).stem.partition("_")[0]
+    return f"{(run.commit or '')[:8]}{'+' if run.dirty else ''}"
+
+
+def _differing(runs: Sequence[BenchmarkRun]) -> list[str]:
+    """Return what tells runs apart, as short as it does; their place among them where nothing does."""
+    facts = (
+        [re.split("[/_-]", run.source.removesuffix(".json")) for run in runs],
+        [run.machine.split(", ") for run in runs],
+        [[_day(run.created), *_clock(run.created)] for run in runs],
+    )
+    for words in facts:
+        shared = set.intersection(*map(set, words))
+        own = [" ".join(each for each in line if each not in shared) for line in words]
+        columns = list(zip(*words, strict=True)) if len({*map(len, words)}) == 1 else []
+        for column in (*columns, own):
+            if len({*column}) == len(runs):
+                return list(column)
+    return [f"({number})" for number in range(1, len(runs) + 1)]
 
 
 def _place(run: BenchmarkRun, timed: Benchmarked) -> Place:
@@ -75,9 +110,9 @@ def _place(run: BenchmarkRun, timed: Benchmarked) -> Place:
 
 
 def last(record: Benchmarks) -> list[Point]:
-    """Return the tests of the newest run."""
-    run, named = record.runs[-1], _names(record)
-    return [Point(named[timed.test], run, timed, _place(run, timed)) for timed in run.benchmarks]
+    """Return the newest run of each test, those of the newest run first."""
+    newest = [points[-1] for points in series(record).values()]
+    return sorted(newest, key=lambda point: -point.number)
 
 
 def _names(record: Benchmarks) -> dict[str, str]:
@@ -99,23 +134,41 @@ def header(record: Benchmarks) -> str:
 
 
 def _day(moment: str) -> str:
+    parsed = _parsed(moment)
+    return f"{parsed.day} {parsed:%b} {parsed.year}" if parsed else moment
+
+
+def _clock(moment: str) -> tuple[str, ...]:
+    """Return hours and minutes, and the same with seconds."""
+    parsed = _parsed(moment)
+    return (f"{parsed:%H:%M}", f"{parsed:%H:%M:%S}") if parsed else ()
+
+
+def _parsed(moment: str) -> datetime.datetime | None:
     try:
-        parsed = datetime.datetime.fromisoformat(moment)
+        return datetime.datetime.fromisoformat(moment)
     except ValueError:
-        return moment
-    return f"{parsed.day} {parsed:%b} {parsed.year}"
+        return None
+
+
+def _when(points: Sequence[Point]) -> list[str]:
+    """Tell the day of each run's commit, else its own; with the time of the run where two are of one day."""
+    days = [_day(point.run.committed or point.run.created) for point in points]
+    if len({*days}) == len(days):
+        return days
+    return [" ".join((_day(point.run.created), *_clock(point.run.created)[:1])) for point in points]
 
 
 def sentences(record: Benchmarks) -> tuple[str, ...]:
     """Say how many models there are among the tests, and where their parameters or MACs changed."""
-    tests = record.runs[-1].benchmarks
-    models = sum(timed.found is not None for timed in tests)
+    tests = last(record)
+    models = sum(point.timed.found is not None for point in tests)
     of = "Every test times" if models == len(tests) else f"{models} of {units.plural(len(tests), 'test')} time"
     said = f"{of} a model{'' if models == len(tests) else '; the times of others stand alone'}."
     steps: dict[tuple[int, str], list[str]] = {}
     for points in series(record).values():
-        for run, change in _steps(points):
-            steps.setdefault((record.runs.index(run), change), []).append(points[0].name)
+        for number, change in _steps(points):
+            steps.setdefault((number, change), []).append(points[0].name)
     newest = sorted(steps.items(), key=lambda step: -step[0][0])
     told = [f"{_together(names)}: {change}." for (_, change), names in newest[:_MOST_STEPS]]
     more = len(steps) - _MOST_STEPS
@@ -130,8 +183,8 @@ def _together(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} other tests"
 
 
-def _steps(points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, str]]:
-    """Yield parameters +5.8 %, from 5,418 to 5,734, at 1a2b3c4d."""
+def _steps(points: Sequence[Point]) -> Iterator[tuple[int, str]]:
+    """Yield a run's number, and parameters +5.8 %, from 5,418 to 5,734, at 1a2b3c4d."""
     known = [(point, point.timed.found) for point in points if point.timed.found]
     for (_, before), (point, now) in pairwise(known):
         changed = [
@@ -140,7 +193,7 @@ def _steps(points: Sequence[Point]) -> Iterator[tuple[BenchmarkRun, str]]:
             if then != here
         ]
         if changed:
-            yield point.run, f"{'; '.join(changed)}, at {point.label}"
+            yield point.number, f"{'; '.join(changed)}, at {point.label}"
 
 
 def _change(before: float, now: float) -> str:
@@ -155,30 +208,37 @@ def _count(number: float) -> str:
 
 
 def table(record: Benchmarks) -> Table:
-    """Lay the newest run out, a row a test."""
+    """Lay every test out as its newest run has it, a row a test."""
     points = last(record)
-    unit, digits = _time_unit(points)
+    times = units.column(units.SECONDS, [point.timed.median_s for point in points])
     columns = (
-        *("test", "model", "mode", "batch", "parameters", "MACs", "peak"),
-        *(f"median, {unit.name}", f"IQR, {unit.name}", "rounds", "relative", "CPU, %", "got, %"),
+        *("test", "run", "model", "mode", "batch", "parameters", "MACs", "peak"),
+        *(times.heading("median"), times.heading("IQR"), "rounds", "relative", "CPU, %", "got, %"),
     )
+    runs = {point.label for point in points}
     rows = tuple(
         (
             point.name,
+            point.label if len(runs) > 1 else "",
             *_model(point.timed.found),
-            units.in_unit(point.timed.median_s, unit, digits),
-            units.in_unit(point.timed.iqr_s, unit, digits),
+            times.text(point.timed.median_s),
+            times.text(point.timed.iqr_s),
             units.integer(point.timed.rounds),
             *_processors(point.timed.found),
         )
         for point in points
     )
-    droppable = ("rounds", "got, %", "CPU, %", "IQR", "batch")
-    title = "Tests" if len(record.runs) == 1 else f"The newest run, {points[0].label}"
-    return known_columns(Table(title, columns, rows, _WORDS, droppable))
+    droppable = ("rounds", "got, %", "CPU, %", times.heading("IQR"), "batch")
+    return known_columns(Table(_heading(record, runs), columns, rows, _WORDS, droppable))
 
 
-_WORDS = frozenset({"test", "model", "mode", "commit", "when", "machine", "file"})
+def _heading(record: Benchmarks, runs: Collection[str]) -> str:
+    if len(record.runs) == 1:
+        return "Tests"
+    return f"The newest run, {min(runs)}" if len(runs) == 1 else "The newest run of each test"
+
+
+_WORDS = frozenset({"test", "run", "model", "mode", "commit", "when", "machine"})
 
 
 def _model(found: Benchmark | None) -> tuple[str, ...]:
@@ -203,26 +263,20 @@ def _relative(found: Benchmark) -> str:
 def over_commits(points: Sequence[Point]) -> Table:
     """Lay one test out, a row a run; what changed since the run before stands beside the number."""
     apart = len({point.machine for point in points}) > 1
-    unit, digits = _time_unit(points)
-    columns = ("commit", "when", "parameters", "MACs", f"median, {unit.name}", "relative", "machine")
+    median = units.column(units.SECONDS, [point.timed.median_s for point in points])
+    columns = ("commit", "when", "parameters", "MACs", median.heading("median"), "relative", "machine")
     rows = tuple(
         (
             point.label,
-            _day(point.run.committed or point.run.created),
+            when,
             *_counts(point.timed.found, before.timed.found if before else None),
-            units.in_unit(point.timed.median_s, unit, digits),
+            median.text(point.timed.median_s),
             _relative(point.timed.found) if point.timed.found else units.UNKNOWN,
             letter(point.machine) if apart else "",
         )
-        for before, point in zip((None, *points), points, strict=False)
+        for before, point, when in zip((None, *points), points, _when(points), strict=False)
     )
     return known_columns(Table(points[0].name, columns, rows, _WORDS))
-
-
-def _time_unit(points: Sequence[Point]) -> tuple[units.Unit, int]:
-    medians = [point.timed.median_s for point in points]
-    unit = units.column_unit(units.SECONDS, medians)
-    return unit, units.decimals_for(unit, medians)
 
 
 def _counts(found: Benchmark | None, before: Benchmark | None) -> tuple[str, str]:

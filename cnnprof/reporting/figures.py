@@ -927,7 +927,7 @@ def _draw_machine(axes: Axes, points: Sequence[benchmarks.Point], number: int, u
 
 def _height(point: benchmarks.Point, unit: units.Unit | None) -> float | None:
     if unit is not None:
-        return point.timed.median_s / unit.size
+        return None if point.timed.median_s is None else point.timed.median_s / unit.size
     return point.timed.found.reference_ratio if point.timed.found else None
 
 
@@ -941,7 +941,7 @@ def _commit_axis(axes: Axes, points: Sequence[benchmarks.Point], named: bool) ->
     _few_ticks(axes, whole=False)
     every = math.ceil(len(points) / _LABELS)
     places = range(0, len(points), every)
-    axes.set_xticks(places, [points[place].label for place in places] if named else [])
+    axes.set_xticks(places, [elided(points[place].label, 14) for place in places] if named else [])
 
 
 # From matplotlib to a piece of a page --------------------------------------------------------------------------------
