@@ -92,14 +92,40 @@ def _from_document(document: Any, source: str, kinds: Mapping[str, type]) -> obj
     schema = document.get("schema") if isinstance(document, dict) else None
     kind, _, version = str(schema).removeprefix("cnnprof.").partition("/")
     if not str(schema).startswith("cnnprof.") or kind not in kinds:
-        usual = f"cnnprof.{next(iter(kinds))}/{VERSION}"
-        raise UsageError(f"{source}: its schema is {schema!r}; one such as {usual} was expected")
+        usual, theirs = f"cnnprof.{next(iter(kinds))}/{VERSION}", _writer(document)
+        found = f"it looks like JSON of {theirs}" if theirs else f"its schema is {schema!r}"
+        also = "; of others, report reads what pytest-benchmark stored" if theirs else ""
+        raise UsageError(f"{source}: {found}; one such as {usual} was expected{also}")
     if version != str(VERSION):
         raise UsageError(f"{source}: schema {schema} is not of this cnnprof, which reads cnnprof.{kind}/{VERSION}")
     try:
         return _build(kinds[kind], document)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{source}: not a whole cnnprof.{kind}/{VERSION} document: {first_line(error)}") from None
+
+
+_OTHERS: tuple[tuple[str, set[str], str, set[str]], ...] = (
+    ("pytest-benchmark", {"machine_info", "benchmarks"}, "", set()),
+    ("hyperfine", {"results"}, "results", {"command", "mean"}),
+    ("asv", {"results", "commit_hash"}, "", set()),
+    ("asv", {"arch", "cpu", "machine", "os", "ram"}, "", set()),
+    ("pyperf", {"benchmarks", "version"}, "benchmarks", {"runs"}),
+    ("google-benchmark", {"context", "benchmarks"}, "", set()),
+    ("torch.profiler", {"traceEvents"}, "", set()),
+)
+"""Programs whose JSON may be taken for ours: keys of their documents, and of the first item of a list in them."""
+
+
+def _writer(document: Any) -> str | None:
+    """Name the program that wrote a document; None where that is not known."""
+    if not isinstance(document, dict):
+        return None
+    for name, keys, within, of_item in _OTHERS:
+        items = document.get(within) or [None]
+        item = items[0] if isinstance(items, list) else None
+        if keys <= document.keys() and (not within or (isinstance(item, dict) and of_item <= item.keys())):
+            return name
+    return None
 
 
 def read(path: Path) -> records.Record:

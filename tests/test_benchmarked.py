@@ -259,6 +259,37 @@ def test_a_document_of_ours_has_numbers_alone(tmp_path):
         reporting.load(tmp_path / "run.json")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "found"),
+    [
+        ("hyperfine", {"results": [{"command": "ls", "mean": 0.1, "times": [0.1]}]}),
+        (
+            "asv",
+            {"commit_hash": "1a2b", "env_name": "py3", "params": {}, "results": {"time_it": [[0.1]]}, "version": 2},
+        ),
+        ("asv", {"arch": "x86_64", "cpu": "", "machine": "m", "num_cpu": "2", "os": "Linux", "ram": "1", "version": 1}),
+        ("pyperf", {"benchmarks": [{"runs": [{"values": [0.1]}]}], "metadata": {}, "version": "1.0"}),
+        ("google-benchmark", {"context": {"num_cpus": 2}, "benchmarks": [{"name": "BM_it", "real_time": 1e9}]}),
+        ("torch.profiler", {"schemaVersion": 1, "traceEvents": []}),
+    ],
+)
+def test_json_of_other_programs_is_named(typed, tmp_path, theirs, found):
+    (tmp_path / "run.json").write_text(json.dumps(found))
+    for command in (["report"], ["gate", "--fail-on", "params:0%", "--against", tmp_path / "baseline.json"]):
+        code, _, err = typed(*command, tmp_path / "run.json")
+        assert (code, err.count("\n")) == (2, 1)
+        assert (
+            f"run.json: it looks like JSON of {theirs}; one such as cnnprof.analysis/1 was expected; of others, " in err
+        )
+
+
+def test_a_run_of_pytest_benchmark_is_no_run_for_a_gate(typed, tmp_path):
+    saved(tmp_path, document(1, entry("test_sum", 1.0)))
+    code, _, err = typed("gate", "--fail-on", "params:0%", "--against", "baseline.json", tmp_path / "0001_run.json")
+    assert code == 2
+    assert "it looks like JSON of pytest-benchmark" in err
+
+
 # Every run and test ---------------------------------------------------------------------------------------------------
 
 
