@@ -14,6 +14,8 @@ import pytest
 
 from cnnprof import benchmarked, store
 from cnnprof.comparison import benchmarks, limits
+from cnnprof.comparison.doubts import GROWS
+from cnnprof.comparison.growth import text as growth_text
 from cnnprof.errors import UsageError
 from cnnprof.records import Benchmark, Gate, Mode
 
@@ -132,11 +134,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Show every number and its limit."""
+    """Show every number and its limit, and times that no number stands for."""
     ours = config.stash[_SESSION]
-    if not ours.limits:
+    grown = [f"{test}: {growth_text(found)}; {GROWS}" for test, found in benchmarks.growing(ours.found)]
+    if not ours.limits and not grown:
         return
     terminalreporter.section("cnnprof")
+    for sentence in grown:
+        terminalreporter.write_line(sentence)
     for sentence in ours.said:
         terminalreporter.write_line(f"limits: {sentence}")
     if ours.gate is not None:

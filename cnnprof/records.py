@@ -326,13 +326,18 @@ class Latency:
     """What was spent in the first session until calls got no faster."""
     starts_s: tuple[tuple[float, ...], ...] = ()
     """When each burst of a session began, by the clock that they were timed with; it has no zero of its own."""
+    calls: tuple[int, ...] = ()
+    """Calls that a session made from its first burst on, those that are no samples too."""
+    stretches_s: tuple[tuple[float, ...], ...] = ()
+    """Of sessions whose times are not kept one by one, the medians of a few stretches, in their order."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where there is nothing to take a median of, or an account of other sessions."""
         if not self.sessions or not all(times and min(times) > 0 for times in self.sessions):
             raise ValueError("sessions hold no times above 0")
-        if any(len(shares) not in (0, len(self.sessions)) for shares in (self.cpu_shares, self.waited_shares)):
-            raise ValueError("cpu_shares and waited_shares are not those of its sessions")
+        by_session = (self.cpu_shares, self.waited_shares, self.calls)
+        if any(len(each) not in (0, len(self.sessions)) for each in by_session):
+            raise ValueError("cpu_shares, waited_shares and calls are not those of its sessions")
         if self.bursts and [sum(lengths) for lengths in self.bursts] != [len(times) for times in self.sessions]:
             raise ValueError("bursts are not those of its sessions")
 
@@ -750,6 +755,9 @@ class Candidate:
         return sum(layer.activation_bytes for layer in self.kept) if self.kept else None
 
 
+Side = Literal["baseline", "candidate"]
+
+
 @dataclass(frozen=True)
 class TimeRatio:
     """Candidate / baseline over sessions of interleaved bursts; None where no ratio can be given."""
@@ -758,6 +766,8 @@ class TimeRatio:
     ci95: Interval | None
     verdict: Verdict
     sessions: int
+    grows: tuple[Side, ...] = ()
+    """Whose time grows with each call, so that no single number stands for it, nor for the ratio."""
 
 
 @dataclass(frozen=True)
@@ -1011,6 +1021,8 @@ class GateResult:
     """Why it is not known, or what decides it."""
     layers: str | None = None
     """The layers that the limit is on, each alone, of which this is the worst; None: it is on the model."""
+    grows: tuple[Side, ...] = ()
+    """Whose time grows with each call, so that there is no change of it."""
 
 
 @dataclass(frozen=True)

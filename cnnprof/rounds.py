@@ -7,9 +7,10 @@ run to be compared with by the same rules.
 import math
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,14 +91,16 @@ class _Sessions:
             self._end()
         self.reference_s.append(self._reference_s())
         times = fixture.stats.stats.data
-        medians = [statistics.median(times[start : start + self.length]) for start in range(0, rounds, self.length)]
+        sessions = [times[start : start + self.length] for start in range(0, rounds, self.length)]
         spent = list(zip(self.accounts[::2], self.accounts[1::2], strict=True))
         on_cuda = torch.device(self.settings.device).type == "cuda"
         threads = 1 if on_cuda else self.clock.threads()
         return Latency(
-            sessions=tuple((median_s,) for median_s in medians),
+            sessions=tuple((statistics.median(session),) for session in sessions),
             cpu_shares=tuple(_cpu_share(*each) / threads for each in spent),
             waited_shares=tuple(_waited_share(*each) for each in spent),
+            calls=(self.length,) * len(sessions),
+            stretches_s=tuple(map(_stretches, sessions)),
         )
 
     def _call(self) -> None:
@@ -137,6 +140,16 @@ class _Sessions:
 
     def _account(self) -> "_Account":
         return _Account(self.clock.now(), self.clock.cpu_s(), self.clock.waited_s())
+
+
+STRETCHES = 9
+"""Of a session's rounds so many medians are kept: whether they grow shows, and a stored run stays small."""
+
+
+def _stretches(times: Sequence[float]) -> tuple[float, ...]:
+    number = min(STRETCHES, len(times))
+    edges = [len(times) * place // number for place in range(number + 1)]
+    return tuple(statistics.median(times[start:end]) for start, end in pairwise(edges))
 
 
 @dataclass(frozen=True)

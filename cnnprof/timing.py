@@ -110,6 +110,7 @@ def _latency(name: str, mode: Mode, measured: Sequence[latency.Session]) -> Late
         first_calls_s=tuple(sample.first_call_s for sample in samples),
         warm_up_s=samples[0].warm_up_s,
         starts_s=tuple(sample.starts_s for sample in samples),
+        calls=tuple(sample.calls for sample in samples),
     )
 
 

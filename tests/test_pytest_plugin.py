@@ -12,13 +12,14 @@ import pytest
 import scipy.special  # noqa: F401  # pytester forgets what its runs were the first to import; this cannot come twice
 from torch import nn
 
-from cnnprof import machine, profiling, rounds, statistics, store
+from cnnprof import benchmarked, machine, profiling, rounds, statistics, store
 from cnnprof.comparison.benchmarks import held
 from cnnprof.comparison.limits import parsed
 from cnnprof.errors import UsageError
 from cnnprof.measurement import latency
 from cnnprof.records import Benchmark, ByMode, Candidate, Gate, Latency, Memory, Reference, Settings
-from cnnprof.reporting import terminal  # noqa: F401
+from cnnprof.reporting import load, terminal  # noqa: F401
+from cnnprof.reporting.benchmarks import sentences
 from cnnprof.steps import Step
 
 pytest_plugins = ["pytester"]
@@ -192,6 +193,47 @@ def test_modules_training_steps_and_marks_are_taken_too(suite):
         "    assert (found['batch_size'], found['macs'], found['input_size']) == (5, 12, None)\n"
     )
     suite().assert_outcomes(passed=3)
+
+
+GROWING = """
+import time
+import pytest
+from torch import nn
+
+class Growing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.seen = nn.Linear(8, 2), []
+
+    def forward(self, x):
+        if not x.is_meta:
+            self.seen.append(1)
+            time.sleep(2e-4 + 1e-4 * len(self.seen))
+        return self.linear(x)
+
+@pytest.mark.benchmark(max_time=0.001, min_rounds=100)
+def test_grows(cnnprof_benchmark):
+    cnnprof_benchmark(Growing(), (8,), batch_size=2, threads=1)
+"""
+
+
+def test_a_time_that_grows_with_each_call_is_told(suite):
+    """A tenth of a millisecond a call, in twenty rounds a session."""
+    suite.write(test_it=GROWING)
+    result = suite("--benchmark-autosave")
+    result.assert_outcomes(passed=1)
+    said = next(line for line in result.stdout.lines if line.startswith("test_grows: its time grows with each call"))
+    assert "over the 20 calls of a session" in said
+    again = suite("--cnnprof-fail-on", "latency:5%", "--cnnprof-inconclusive", "fail")
+    assert again.ret == 1
+    found = " ".join(again.stdout.str().split())
+    assert "1 inconclusive" in found
+    assert "no single number stands for it" in found
+    (stored,) = json.loads(suite.stored[-1].read_text())["benchmarks"]
+    stretches = stored["extra_info"]["cnnprof"]["profile"]["latency"]["inference"]["stretches_s"]
+    assert [len(session) for session in stretches] == [rounds.STRETCHES] * 5
+    report = benchmarked.together([load(suite.stored[-1])])
+    assert any("its time grows with each call" in sentence for sentence in sentences(report))
 
 
 def test_where_benchmarks_are_disabled_the_model_runs_once(suite):

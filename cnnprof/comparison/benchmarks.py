@@ -7,6 +7,7 @@ from typing import Literal
 from cnnprof import benchmarked, origin
 from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.gate import of_runs
+from cnnprof.comparison.growth import Growth, growth
 from cnnprof.comparison.limits import PEAKS, TIMES, Limit, by_layer, is_like
 from cnnprof.comparison.ratios import in_short_runs_apart
 from cnnprof.errors import UsageError
@@ -45,6 +46,13 @@ def held(
     )
 
 
+def growing(found: ByTest) -> Iterator[tuple[str, Growth]]:
+    """Yield the tests whose model's time grows with each call, by their short names."""
+    for test, name in benchmarked.names(found).items():
+        if (grown := growth(found[test].latency)) is not None:
+            yield name, grown
+
+
 def _changes(models: Sequence[str], gates: Sequence[Gate]) -> Iterator[LayerChange]:
     """List the layers that changed once a model, where all tests of that name saw the same; else test by test."""
     seen: dict[str, dict[tuple[LayerChange, ...], Gate]] = {}
@@ -64,7 +72,7 @@ def _held(limits: Sequence[Limit], test: str, name: str, before: Benchmark, now:
 
 def _hinted(result: GateResult) -> GateResult:
     """Say what would tell, where a time is inconclusive: more rounds would not."""
-    if result.verdict != "inconclusive" or result.metric not in TIMES:
+    if result.verdict != "inconclusive" or result.metric not in TIMES or result.grows:
         return result
     return replace(result, message=_STARVED if result.ci95 is None else _APART)
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from cnnprof import statistics, units
+from cnnprof.comparison.growth import growing
+from cnnprof.comparison.growth import text as growth_text
 from cnnprof.comparison.ratios import batches_known
-from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Machine, Match, RatioMap, Settings
+from cnnprof.records import Analysis, Candidate, Contrast, Doubt, Latency, Machine, Match, Mode, RatioMap, Settings
 
 WHAT = {"inference": "the forward pass", "training": "the training step"}
 
@@ -27,6 +29,7 @@ def doubts(
         *_about_the_machine(machine, settings, candidates),
         *(doubt for candidate in candidates for doubt in _about(candidate)),
         *(doubt for candidate in candidates for doubt in _about_times(candidate)),
+        *dict.fromkeys(doubt for group in together for doubt in _about_drifts(group)),
         *(doubt for candidate in candidates for doubt in _about_the_device(machine, candidate)),
         *dict.fromkeys(doubt for group in together for doubt in _about_inputs(settings, group)),
         *(doubt for candidate in candidates if candidate.matched for doubt in _about_match(settings, candidate)),
@@ -124,13 +127,6 @@ def _about_times(candidate: Candidate) -> Iterator[Doubt]:
                 f"its first call took {units.seconds(first)}, {first / latency.median_s:.0f} times the median",
                 "a program that calls it a few times pays that",
             )
-        drift = _drift(latency)
-        if drift is not None and abs(drift - 1) > DRIFT:
-            yield Doubt(
-                about,
-                f"it got {units.versus(drift, 'faster', 'slower')} while it was measured",
-                "a processor that heats up, or a neighbour; ratios hold, as all candidates met the same",
-            )
         speeds = two_speeds(latency)
         if speeds is not None:
             low, high, share = speeds
@@ -141,22 +137,50 @@ def _about_times(candidate: Candidate) -> Iterator[Doubt]:
             )
 
 
-def _drift(latency: Latency) -> float | None:
-    """Return by what factor calls got slower from the first third of the sessions to the last; None of few or no trend.
+GROWS = "no single number stands for it: look for what a call leaves behind, such as a list that gets longer"
 
-    A trend is one in which sessions and their times rank nearly alike (Spearman's correlation of 0.9).
-    """
+
+def _about_drifts(candidates: Sequence[Candidate]) -> Iterator[Doubt]:
+    """Tell times that grow with each call from a machine that got slower, or faster, for all."""
+    grown = {(each.name, mode): found for each, mode, found in growing(candidates)}
+    for candidate in candidates:
+        for mode, latency in candidate.latency.items():
+            about, found = f"{candidate.name}, {WHAT[mode]}", grown.get((candidate.name, mode))
+            drift = _drift(latency)
+            if found is not None:
+                yield Doubt(about, growth_text(found), GROWS)
+            elif drift is not None and _trend(latency) and abs(drift - 1) > DRIFT:
+                said = f"it got {units.versus(drift, 'faster', 'slower')} while it was measured"
+                yield Doubt(about, said, _why_drifting(drift, candidate, candidates, mode))
+
+
+def _why_drifting(drift: float, candidate: Candidate, candidates: Sequence[Candidate], mode: Mode) -> str:
+    beside = [latency for each in candidates if each is not candidate and (latency := each.latency[mode])]
+    if not beside:
+        return "a processor that heats up, a neighbour, or calls that leave something behind"
+    others = [other for latency in beside if (other := _drift(latency)) is not None]
+    if all(abs(math.log(drift / other)) <= DRIFT for other in others):
+        return "a processor that heats up, or a neighbour; ratios hold, as all candidates met the same"
+    return "the other candidates did not: its ratio is that of the time in which it was measured"
+
+
+def _drift(latency: Latency) -> float | None:
+    """Return by what factor calls got slower from the first third of the sessions to the last; None of few."""
     medians = [latency.session_median_s(index) for index in latency.counted]
-    if len(medians) < 5:
-        return None
+    third = len(medians) // 3
+    return median(medians[-third:]) / median(medians[:third]) if len(medians) >= LEAST_SESSIONS else None
+
+
+def _trend(latency: Latency) -> bool:
+    """Say whether sessions and their times rank nearly alike: Spearman's correlation of 0.9."""
+    medians = [latency.session_median_s(index) for index in latency.counted]
     ranks = {index: rank for rank, index in enumerate(sorted(range(len(medians)), key=medians.__getitem__))}
     differences = sum((index - ranks[index]) ** 2 for index in ranks)
     correlation = 1 - 6 * differences / (len(medians) * (len(medians) ** 2 - 1))
-    third = len(medians) // 3
-    return median(medians[-third:]) / median(medians[:third]) if abs(correlation) >= TREND else None
+    return abs(correlation) >= TREND
 
 
-TREND = 0.9
+TREND, LEAST_SESSIONS = 0.9, 5
 APART, LEAST_SHARE, LEAST_STEP = 5.0, 0.2, 0.1
 
 

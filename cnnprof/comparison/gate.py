@@ -7,6 +7,8 @@ from fractions import Fraction
 
 from cnnprof import origin, statistics, units
 from cnnprof.comparison.doubts import uncounted_text
+from cnnprof.comparison.growth import growth
+from cnnprof.comparison.growth import text as growth_text
 from cnnprof.comparison.joined import differing
 from cnnprof.comparison.limits import EXACT, PEAKS, TIMES, Limit, by_layer, is_like, refuse_unknown, that_hold
 from cnnprof.comparison.ratios import TimeRatioOf, batches_known, in_runs_apart, in_two_processes
@@ -18,10 +20,12 @@ from cnnprof.records import (
     GateResult,
     GateTimes,
     GateVerdict,
+    Latency,
     LayerChange,
     Machine,
     Run,
     Settings,
+    Side,
     TimeRatio,
     Uncounted,
 )
@@ -258,7 +262,7 @@ def _alone(first: GateResult, why: str, verdict: GateVerdict = "inconclusive") -
 
 
 def _settled(first: GateResult, second: GateResult, independent: bool) -> GateResult:
-    if not _is_open(first):
+    if not _is_open(first) or first.grows:
         return first
     then, now = _measured(first), _measured(second)
     if now is None:
@@ -488,6 +492,8 @@ def _time(pair: Pair, limit: Limit, terms: Terms, why_not: str) -> GateResult:
     if now is None:
         return replace(unknown, verdict="inconclusive", message=GONE)
     ratio = terms.time_ratio(before, now, statistics.MARGIN, 1.0)
+    if ratio is not None and ratio.grows:
+        return replace(unknown, verdict="inconclusive", message=_grown(before, now, ratio.grows), grows=ratio.grows)
     if ratio is None or ratio.ratio is None or ratio.ci95 is None or ratio.sessions < statistics.MIN_SESSIONS:
         few = min(len(each.sessions) for each in (before, now)) < statistics.MIN_SESSIONS
         return replace(unknown, verdict="inconclusive", message=FEW if few else STARVED)
@@ -495,6 +501,14 @@ def _time(pair: Pair, limit: Limit, terms: Terms, why_not: str) -> GateResult:
     bounds = ratio.ci95[0] - 1, ratio.ci95[1] - 1
     said = "" if verdict != "inconclusive" else _how_much_longer(ratio, 1 + float(limit.growth), terms)
     return replace(unknown, change=ratio.ratio - 1, ci95=bounds, verdict=verdict, message=said)
+
+
+def _grown(before: Latency, now: Latency, grows: Sequence[Side]) -> str:
+    """Say whose time grows, and by how much a call."""
+    side, other = (now, before) if "candidate" in grows else (before, now)
+    found = growth(side, other) or growth(side)
+    whose = "" if "candidate" in grows else "of the baseline, "
+    return f"{whose}{growth_text(found)}; no single number stands for it" if found else ""
 
 
 GONE = "the baseline holds it, and this run does not"

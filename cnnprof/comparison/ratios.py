@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cnnprof import statistics
-from cnnprof.records import Candidate, Cell, Contrast, Latency, Memory, Ratio, RatioMap, TimeRatio
+from cnnprof.comparison.growth import Growth, growth
+from cnnprof.records import Candidate, Cell, Contrast, Latency, Memory, Ratio, RatioMap, Side, TimeRatio
 
 
 def contrast(
@@ -121,6 +122,8 @@ def _by_rounds(
     few = len(fair) < statistics.MIN_SESSIONS
     if not rounds or (few and len(fair) < len(shared)):
         return _unknown(len(fair))
+    if grows := _growing(growth(baseline, candidate), growth(candidate, baseline)):
+        return replace(_unknown(len(fair)), grows=grows)
     center = statistics.center(rounds)
     bounds = statistics.interval(rounds, resemblance(center / images))
     verdict = "inconclusive" if few else statistics.verdict(bounds, margin)
@@ -141,6 +144,8 @@ def in_runs_apart(
     below, above = baseline.ci95_s, candidate.ci95_s
     if sessions < statistics.MIN_SESSIONS or below is None or above is None:
         return _unknown(sessions)
+    if grows := _growing(growth(baseline), growth(candidate)):
+        return replace(_unknown(sessions), grows=grows)
     low, middle, high = (math.log(each) for each in (below[0], _center(baseline), below[1]))
     other_low, other_middle, other_high = (math.log(each) for each in (above[0], _center(candidate), above[1]))
     ratio_log = math.log(images) + other_middle - middle
@@ -173,6 +178,11 @@ def on_machines_apart(
 ) -> TimeRatio | None:
     """Times of different machines are not divided."""
     return None if baseline is None or candidate is None else _unknown(0)
+
+
+def _growing(baseline: Growth | None, candidate: Growth | None) -> tuple[Side, ...]:
+    sides: tuple[tuple[Side, Growth | None], ...] = (("baseline", baseline), ("candidate", candidate))
+    return tuple(side for side, found in sides if found is not None)
 
 
 def _unknown(sessions: int) -> TimeRatio:

@@ -128,6 +128,8 @@ class Sampled:
     """Seconds in which the call was made anew."""
     starts_s: tuple[float, ...] = ()
     """When each burst's first sample began, by the clock."""
+    calls: int = 0
+    """Made from the first burst on, those that were dropped too."""
 
     @property
     def times_s(self) -> tuple[float, ...]:
@@ -161,6 +163,7 @@ class _Account:
     starts: list[float] = field(default_factory=list)
     wall: float = 0.0
     cpu: float = 0.0
+    calls: int = 0
 
     def close(self, clock: Clock, waited_share: float | None) -> Sampled:
         threads = self.maker.threads or clock.threads()
@@ -172,6 +175,7 @@ class _Account:
             self.first_call_s or 0.0,
             self.made_s,
             tuple(self.starts),
+            self.calls,
         )
 
 
@@ -291,6 +295,7 @@ class _Rig:
             times = tuple(time for time in self.timer(account.call, samples, repeats) if time > 0)
             if not times:
                 raise ClockError(_STILL)
+            account.calls += samples * repeats
             account.bursts.append(times)
             account.starts.append(began)
             account.wall += self.clock.now() - began
@@ -302,6 +307,7 @@ class _Rig:
         drop_until = started + max(self.settle_s, WARM_UP_BLOCK_S if anew else 0.0)
         for number in count(1):
             dropped = _once(account, self.dropping)
+            account.calls += 1
             _check(self.clock, started, number)
             account.first_call_s = dropped if account.first_call_s is None else account.first_call_s
             if not started <= self.clock.now() < drop_until:

@@ -8,7 +8,9 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 
 from cnnprof import benchmarked, units
+from cnnprof.comparison.benchmarks import growing
 from cnnprof.comparison.gate import OF_NUMBER
+from cnnprof.comparison.growth import text as growth_text
 from cnnprof.records import Benchmark, Benchmarked, BenchmarkRun, Benchmarks, Machine
 from cnnprof.reporting.tables import Table, known_columns
 
@@ -172,6 +174,8 @@ def sentences(record: Benchmarks) -> tuple[str, ...]:
     newest = sorted(steps.items(), key=lambda step: -step[0][0])
     told = [f"{_together(names)}: {change}." for (_, change), names in newest[:_MOST_STEPS]]
     more = len(steps) - _MOST_STEPS
+    found = {timed.test: timed.found for timed in tests if timed.found}
+    told = [*(f"{test}: {growth_text(grown)}." for test, grown in growing(found)), *told]
     earlier = (f"The tables below have {units.plural(more, 'earlier change')}.",) if more > 0 else ()
     return (said, *told, *earlier)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from cnnprof import statistics, units
 from cnnprof.comparison import doubts as doubting
+from cnnprof.comparison.growth import growing
 from cnnprof.comparison.ratios import batches_known, macs_of
 from cnnprof.records import (
     INPUT,
@@ -28,6 +29,7 @@ from cnnprof.records import (
     Ratio,
     Run,
     Settings,
+    Side,
     Size,
     TimeByLayer,
     TimeRatio,
@@ -285,9 +287,19 @@ def _time_row(run: Run, mode: Mode) -> Row:
     ratios = [c.latency if mode == "inference" else c.training_latency for c in contrasts(run)]
     image = " per image" if divided else ""
     versus = tuple(time_words(ratio, run, profile) for ratio, profile in zip(ratios, run.profiles[1:], strict=True))
-    note = "" if contrasts(run) else _spread(latencies[0], column)
+    grown = grows(run)
+    alone = _spread(latencies[0], column) if (run.profiles[0].name, mode) not in grown else _GROWS
+    note = "" if contrasts(run) else alone
     label, unit = f"{column.heading(TIME_LABELS[mode])}{image}", f"{column.name}{image if column.name else ''}"
     return Row(f"{mode}_s", label, tuple(map(column.text, medians)), versus, note, unit)
+
+
+_GROWS = "grows with each call"
+
+
+def grows(run: Run) -> frozenset[tuple[str, Mode]]:
+    """Return the candidates and modes whose time no single number stands for."""
+    return frozenset((candidate.name, mode) for candidate, mode, _ in growing(run.profiles))
 
 
 def _spread(latency: Latency | None, column: units.Column) -> str:
@@ -299,6 +311,9 @@ def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
     """6.4x faster [6.1, 6.9]; or why there is no verdict."""
     if ratio is None:
         return units.UNKNOWN
+    if ratio.grows:
+        whose = "both times grow" if len(ratio.grows) > 1 else f"{_WHOSE[ratio.grows[0]]} time grows"
+        return f"- inconclusive: {whose} with each call"
     share = doubting.starved_share(run.profiles)
     if ratio.ratio is None:
         hint = "close other programs" + ("" if run.settings.threads == 1 else " or --threads 1")
@@ -310,6 +325,9 @@ def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
         why = "few sessions" if ratio.sessions < statistics.MIN_SESSIONS else "the sessions differ too much"
         return f"inconclusive: {text}; {why}"
     return f"equal: {text}" if ratio.verdict == "equal" else text
+
+
+_WHOSE: dict[Side, str] = {"baseline": "the baseline's", "candidate": "its"}
 
 
 def faster_words(ratio: float, interval: Interval | None) -> str:
@@ -481,11 +499,10 @@ def _alone(profile: Candidate, run: Run) -> str:
         macs = units.count(profile.analysis.macs / profile.analysis.images)
         parts.append(f"takes {macs}MACs {an_image(profile.analysis)}")
     latency = profile.latency.inference
-    parts.append(
-        f"runs a {'batch' if batches_known(profile) else 'call'} in {units.seconds(latency.median_s)}"
-        if latency
-        else ""
-    )
+    if latency:
+        what = "batch" if batches_known(profile) else "call"
+        longer = ", and longer with each call" if (profile.name, "inference") in grows(run) else ""
+        parts.append(f"runs a {what} in {units.seconds(latency.median_s)}{longer}")
     memory = profile.memory.training
     parts.append(f"needs {units.bytes_(memory.peak_bytes)} to train" if memory else "")
     known = [part for part in parts if part]
@@ -876,12 +893,13 @@ def time_table(run: Run) -> Table | None:
     if not found:
         return None
     column = _time_column([latency.median_s for _, _, latency in found])
+    grown = grows(run)
     rows = [
         (
             name,
             TIME_LABELS[mode],
             column.text(latency.median_s),
-            _spread(latency, column) or units.UNKNOWN,
+            ("" if (name, mode) in grown else _spread(latency, column)) or units.UNKNOWN,
             units.integer(sum(map(len, latency.sessions))),
             f"{len(latency.counted)} of {len(latency.sessions)}",
             units.percent(latency.cpu_share, 0),
