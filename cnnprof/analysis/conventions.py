@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnprof.analysis import costs
+
 Rule = Callable[[tuple[Any, ...], Any], int]
 """Takes an operator's arguments and its output; gives what a tool counts."""
 
@@ -84,14 +86,29 @@ FVCORE_ACTIVATIONS = frozenset(
 )
 """The operators whose outputs it counts."""
 
-TORCH_MISSES = frozenset(
-    f"aten::{name}"
-    for name in (
-        *("mv", "addmv", "addmv_", "dot", "vdot", "linalg_vecdot", "addbmm", "addbmm_", "addmm_", "baddbmm_"),
-        *("conv_tbc", "_trilinear", "_int_mm"),
-    )
-)
-"""Products that torch.utils.flop_counter has no formula for (its flop_registry)."""
+_TORCH_KNOWS = """
+    convolution _convolution cudnn_convolution convolution_overrideable _slow_conv2d_forward convolution_backward
+    _scaled_mm _scaled_dot_product_efficient_attention _scaled_dot_product_efficient_attention_backward
+    _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_backward
+    _scaled_dot_product_cudnn_attention _scaled_dot_product_cudnn_attention_backward
+"""
+
+_TORCH_SEES_APART = """
+    scaled_dot_product_attention lstm gru rnn_tanh rnn_relu mkldnn_rnn_layer mkldnn_rnn_layer_backward
+    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention_for_cpu_backward
+    _scaled_dot_product_fused_attention_overrideable _native_multi_head_attention _transformer_encoder_layer_fwd
+    _addmm_activation
+"""
+
+TORCH_MACS: Mapping[str, costs.Formula] = {
+    **{f"aten::{name}": costs.MACS[f"aten::{name}"] for name in (_TORCH_KNOWS + _TORCH_SEES_APART).split()},
+    **dict.fromkeys(("aten::mm", "aten::bmm"), costs.dense_mm),
+    **dict.fromkeys(("aten::addmm", "aten::baddbmm"), costs.dense_added_mm),
+}
+"""Half of what torch.utils.flop_counter counts of an operator: by its flop_registry, or of its parts.
+
+A sparse matrix is a dense one there. Products that are not here it does not know.
+"""
 
 CAUSES: Mapping[str, str] = {
     "batch_norm": "batch norm",

@@ -1,17 +1,20 @@
-"""Shapes to multiply-accumulates: one formula an operator, and the closed list of the operators that have none.
+"""Shapes to multiply-accumulates: one formula an operator. Which operators need none is in kinds.py.
 
-Products with padded zeros count, the bias does not. An operator that stands in neither table is uncounted, and said so.
+Products with padded zeros count, the bias does not; of a sparse matrix only what it stores.
 Letters: (N, C, H, W) images; K filters of (C / groups, R, S); matrices (n, k) @ (k, m).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 
-Formula = Callable[[tuple[Any, ...], Any], int]
-"""Takes an operator's arguments and its output; gives MACs."""
+from cnnprof.analysis import packed
+
+Formula = Callable[[tuple[Any, ...], Any], int | None]
+"""Takes an operator's arguments and its output; gives MACs, None where they depend on lost values."""
 
 
 def convolution(args: tuple[Any, ...], output: Any) -> int:
@@ -21,14 +24,147 @@ def convolution(args: tuple[Any, ...], output: Any) -> int:
     return int((images if transposed else output).numel() * per_element)
 
 
-def mm(args: tuple[Any, ...], output: Any) -> int:
+def plain_convolution(args: tuple[Any, ...], output: Any) -> int:
+    """A convolution of a backend of its own, never transposed: takes (N, C, ...) and the filters."""
+    return int(output.numel() * math.prod(args[1].shape[1:]))
+
+
+def transposed_convolution(args: tuple[Any, ...], output: Any) -> int:
+    """A transposed convolution of a backend of its own: C filters of (K / groups, R, S)."""
+    return int(args[0].numel() * math.prod(args[1].shape[1:]))
+
+
+def packed_convolution(args: tuple[Any, ...], output: Any) -> int:
+    """A quantized convolution, whose filters are packed with their geometry."""
+    held = packed.among(args)[0]
+    rule = transposed_convolution if held.transpose() else plain_convolution
+    return rule((args[0], packed.tensors(held)["weight"]), output)
+
+
+def deformed_convolution_backward(args: tuple[Any, ...], output: Any) -> int:
+    """The gradients of the sampled columns and of the filters: takes the output's gradient, images and filters."""
+    return 2 * plain_convolution(args[1:], args[0])
+
+
+def deformed_weight_gradient(args: tuple[Any, ...], output: Any) -> int:
+    """The part of the filters' gradient."""
+    return plain_convolution(args[1:], args[0])
+
+
+def mm(args: tuple[Any, ...], output: Any) -> int | None:
     """(n, k) @ (k, m): each of the n·m outputs sums k products; in a batch, as often."""
-    return int(output.numel() * args[0].shape[-1])
+    left, right = args[0], args[1]
+    if not {left.layout, getattr(right, "layout", torch.strided)} & SPARSE:
+        return dense_mm(args, output)
+    return _sparse_mm(left, right)
 
 
-def added_mm(args: tuple[Any, ...], output: Any) -> int:
+def added_mm(args: tuple[Any, ...], output: Any) -> int | None:
     """Like mm, after the summand."""
-    return int(output.numel() * args[1].shape[-1])
+    return mm(args[1:], output)
+
+
+def dense_mm(args: tuple[Any, ...], output: Any) -> int:
+    """Like mm, zeros included; the right matrix may be packed."""
+    return int(output.numel()) * _length(args[0])
+
+
+def _length(rows: Any) -> int:
+    """Return k of (..., k): an element of float4 holds two."""
+    return int(rows.shape[-1]) * (2 if rows.dtype is torch.float4_e2m1fn_x2 else 1)
+
+
+def dense_added_mm(args: tuple[Any, ...], output: Any) -> int:
+    """Like dense_mm, after the summand."""
+    return dense_mm(args[1:], output)
+
+
+SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
+
+
+def _sparse_mm(left: Any, right: Any) -> int | None:
+    """What a sparse matrix stores meets every column (or row) of a dense one; of two sparse ones, equal k meet."""
+    if right.layout not in SPARSE:
+        columns = right.shape[-1] if right.ndim > 1 else 1
+        return _times(_stored(left), columns)
+    if left.layout not in SPARSE:
+        return _times(_stored(right), left.shape[-2] if left.ndim > 1 else 1)
+    if left.is_meta or right.is_meta:
+        return None
+    ends, starts = left.to_sparse_coo().coalesce().indices()[1], right.to_sparse_coo().coalesce().indices()[0]
+    inner = left.shape[1]
+    return int((torch.bincount(ends, minlength=inner) * torch.bincount(starts, minlength=inner)).sum())
+
+
+def _times(stored: int | None, vectors: int) -> int | None:
+    return None if stored is None else stored * int(vectors)
+
+
+def _stored(sparse: Any) -> int | None:
+    """Count what a sparse matrix stores; a stand-in for one stores nothing."""
+    if sparse.is_meta:
+        return None
+    return int((sparse._values() if sparse.layout is torch.sparse_coo else sparse.values()).numel())
+
+
+def sampled_mm(args: tuple[Any, ...], output: Any) -> int | None:
+    """(n, k) @ (k, m) only where a sparse matrix, the first argument, stores something."""
+    return _times(_stored(args[0]), args[1].shape[-1])
+
+
+def semi_structured_mm(args: tuple[Any, ...], output: Any) -> int:
+    """The stored half (n, k / 2) of a matrix @ (k, m); takes the half, where it was, and the dense matrix."""
+    return int(args[0].numel() * args[2].shape[-1])
+
+
+def semi_structured_added_mm(args: tuple[Any, ...], output: Any) -> int:
+    """Like semi_structured_mm, after the summand."""
+    return semi_structured_mm(args[1:], output)
+
+
+def semi_structured_linear(args: tuple[Any, ...], output: Any) -> int:
+    """Vectors (..., k) by the stored half (m, k / 2) of the weight."""
+    vectors, half = args[0], args[1]
+    return int(vectors.numel() // vectors.shape[-1] * half.numel())
+
+
+def grouped_mm(args: tuple[Any, ...], output: Any) -> int:
+    """A product a group: of rows (M, k) @ (G, k, n), of columns (G, m, k) @ (k, N), of (m, K) @ (K, n), or of both.
+
+    The groups take up all of what they divide, as the offsets of a mixture of experts do.
+    """
+    left, right = args[0], args[1]
+    divides_sums = left.ndim == right.ndim == 2
+    return int(math.prod(output.shape[1:] if divides_sums else output.shape)) * _length(left)
+
+
+def listed_mm(args: tuple[Any, ...], output: Any) -> int:
+    """A product of each two matrices of two lists."""
+    return sum(dense_mm((left,), product) for left, product in zip(args[0], output, strict=True))
+
+
+def distances(args: tuple[Any, ...], output: Any) -> int:
+    """A Euclidean distance of d elements sums d squares; takes (n, d), (m, d). Other norms have no products."""
+    return int(output.numel() * args[0].shape[-1]) * _is_euclidean(args[2:])
+
+
+def distances_backward(args: tuple[Any, ...], output: Any) -> int:
+    """The gradient of the one side: as many as forward; takes the gradient (n, m), then the sides (n, d), (m, d)."""
+    return int(args[0].numel() * args[1].shape[-1]) * _is_euclidean(args[3:])
+
+
+def distances_within(args: tuple[Any, ...], output: Any) -> int:
+    """Distances between the rows of (n, d), each pair once."""
+    return int(output.numel() * args[0].shape[-1]) * _is_euclidean(args[1:])
+
+
+def distances_within_backward(args: tuple[Any, ...], output: Any) -> int:
+    """As many for each end of a pair; takes the gradient of the distances, then (n, d)."""
+    return int(2 * args[0].numel() * args[1].shape[-1]) * _is_euclidean(args[2:])
+
+
+def _is_euclidean(norm: Sequence[Any]) -> bool:
+    return not norm or norm[0] == 2
 
 
 def dot(args: tuple[Any, ...], output: Any) -> int:
@@ -78,6 +214,19 @@ def recurrent_stack(args: tuple[Any, ...], output: Any) -> int:
     images, lists = args[0], [value for value in args if isinstance(value, list | tuple)]
     matrices = sum(weight.numel() for weight in lists[-1] if weight.ndim == 2)
     return int(images.numel() // images.shape[-1] * matrices)
+
+
+def packed_stack(args: tuple[Any, ...], output: Any) -> int:
+    """Every packed weight matrix of a quantized stack at every step: takes (T, N, I), or packed (steps, I)."""
+    images = args[0]
+    held = chain.from_iterable(packed.tensors(cell).values() for cell in packed.among(args))
+    matrices = sum(tensor.numel() for tensor in held if tensor.ndim > 1)
+    return int(images.numel() // images.shape[-1] * matrices)
+
+
+def recurrent_weights(args: tuple[Any, ...], output: Any) -> int:
+    """Every weight matrix at every step: cuDNN's order, (T, N, I) and then the list of weights."""
+    return recurrent_stack(args[:2], output)
 
 
 def trilinear(args: tuple[Any, ...], output: Any) -> int:
@@ -137,26 +286,89 @@ def attention_backward(args: tuple[Any, ...], output: Any) -> int:
     return _pairs(query, key) * int(3 * query.shape[-1] + 2 * value.shape[-1])
 
 
+_BACKENDS_CONVOLUTIONS = """
+    aten::_conv_depthwise2d aten::_mps_convolution aten::_nnpack_spatial_convolution aten::_slow_conv2d_forward
+    aten::conv_depthwise3d aten::cudnn_convolution aten::cudnn_convolution_add_relu aten::miopen_convolution
+    aten::miopen_convolution_add_relu aten::miopen_depthwise_convolution aten::mkldnn_convolution
+    aten::slow_conv3d_forward aten::slow_conv_dilated2d aten::slow_conv_dilated3d
+"""
+
+_BACKENDS_TRANSPOSED_CONVOLUTIONS = """
+    aten::_mps_convolution_transpose aten::cudnn_convolution_transpose aten::miopen_convolution_transpose
+    aten::slow_conv_transpose2d aten::slow_conv_transpose3d
+"""
+
+_PACKED_CONVOLUTIONS = " ".join(
+    f"{library}::conv{kind}{form}"
+    for library in ("quantized", "_quantized")
+    for kind in ("1d", "2d", "3d", "_transpose1d", "_transpose2d", "_transpose3d")
+    for form in ("", "_dynamic", "_add")
+)
+
+_PACKED_PRODUCTS = """
+    quantized::linear quantized::linear_dynamic quantized::linear_dynamic_fp16 quantized::linear_leaky_relu
+    quantized::linear_dynamic_fp16_unpacked_weight quantized::linear_relu_dynamic quantized::linear_relu_dynamic_fp16
+    quantized::linear_tanh quantized::linear_with_input_q_dq_qweight_dq_output_fp32
+    quantized::linear_with_input_q_dq_qweight_dq_relu_output_fp32 quantized::int4mm_packed_weight_cpu
+    _quantized::linear _quantized::linear_dynamic _quantized::wrapped_quantized_linear
+    _quantized::_wrapped_quantized_linear_prepacked _quantized::wrapped_fbgemm_linear_fp16_weight
+    sparse::qlinear sparse::qlinear_dynamic sparse::qlinear_relu_dynamic
+    onednn::qlinear_pointwise onednn::linear_dynamic_fp16 onednn::linear_relu_dynamic_fp16
+    mkldnn::_linear_pointwise mkl::_mkl_linear aten::mkldnn_linear
+    aten::_weight_int4pack_mm aten::_weight_int4pack_mm_for_cpu aten::_weight_int4pack_mm_with_scales_and_zeros
+    aten::_weight_int8pack_mm aten::_dyn_quant_matmul_4bit aten::_mixed_dtypes_linear
+    aten::_wrapped_quantized_linear_prepacked aten::fbgemm_linear_fp16_weight
+    aten::fbgemm_linear_fp16_weight_fp32_activation aten::fbgemm_linear_int8_weight
+    aten::fbgemm_linear_int8_weight_fp32_activation
+"""
+"""Vectors (..., k) by a weight in any layout: the output tells how many rows it has."""
+
 MACS: Mapping[str, Formula] = {
     "aten::convolution": convolution,
     "aten::_convolution": convolution,
+    "aten::convolution_overrideable": convolution,
+    **dict.fromkeys(_BACKENDS_CONVOLUTIONS.split(), plain_convolution),
+    **dict.fromkeys(_BACKENDS_TRANSPOSED_CONVOLUTIONS.split(), transposed_convolution),
+    **dict.fromkeys(_PACKED_CONVOLUTIONS.split(), packed_convolution),
+    **dict.fromkeys(_PACKED_PRODUCTS.split(), dense_mm),
+    "torchvision::deform_conv2d": plain_convolution,
+    "torchvision::_deform_conv2d_backward": deformed_convolution_backward,
     "aten::mm": mm,
     "aten::bmm": mm,
     "aten::mv": mm,
     "aten::addmm": added_mm,
     "aten::addmv": added_mm,
     "aten::baddbmm": added_mm,
-    "aten::addmm_": added_mm,
-    "aten::addmv_": added_mm,
-    "aten::baddbmm_": added_mm,
-    "aten::addbmm_": batch_summed,
     "aten::_addmm_activation": added_mm,
     "aten::_int_mm": mm,
-    "aten::_scaled_mm": mm,
+    "aten::_scaled_mm": dense_mm,
+    "aten::_scaled_mm_v2": dense_mm,
+    "aten::_grouped_mm": grouped_mm,
+    "aten::_scaled_grouped_mm": grouped_mm,
+    "aten::_scaled_grouped_mm_v2": grouped_mm,
     "aten::addbmm": batch_summed,
+    "aten::_foreach_mm": listed_mm,
+    "quantized::matmul": mm,
+    "aten::_sparse_addmm": added_mm,
+    "aten::_sparse_sparse_matmul": mm,
+    "aten::_sparse_mm_reduce_impl": mm,
+    "aten::hspmm": mm,
+    "aten::sspaddmm": added_mm,
+    "aten::sparse_sampled_addmm": sampled_mm,
+    "aten::_sparse_semi_structured_mm": semi_structured_mm,
+    "aten::_sparse_semi_structured_addmm": semi_structured_added_mm,
+    "aten::_sparse_semi_structured_linear": semi_structured_linear,
+    "aten::_cdist_forward": distances,
+    "aten::_cdist_backward": distances_backward,
+    "aten::_euclidean_dist": distances,
+    "aten::_pdist_forward": distances_within,
+    "aten::_pdist_backward": distances_within_backward,
     "aten::conv_tbc": convolution_over_time,
     "aten::_trilinear": trilinear,
     "aten::mkldnn_rnn_layer": recurrent,
+    "aten::_cudnn_rnn": recurrent_weights,
+    "aten::miopen_rnn": recurrent_weights,
+    "aten::_lstm_mps": recurrent_stack,
     "aten::_native_multi_head_attention": packed_attention,
     "aten::_transformer_encoder_layer_fwd": encoder_layer,
     "aten::scaled_dot_product_attention": attention,
@@ -164,9 +376,13 @@ MACS: Mapping[str, Formula] = {
     "aten::gru": recurrent_stack,
     "aten::rnn_tanh": recurrent_stack,
     "aten::rnn_relu": recurrent_stack,
+    "aten::quantized_lstm": packed_stack,
+    "aten::quantized_gru": packed_stack,
+    **{f"quantized::quantized_{cell}_cell_dynamic": packed_stack for cell in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     "aten::linalg_vecdot": dot,
     "aten::dot": dot,
     "aten::vdot": dot,
+    "aten::_scaled_dot_product_attention_math_for_mps": attention,
     "aten::_scaled_dot_product_flash_attention": attention,
     "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
     "aten::_scaled_dot_product_efficient_attention": attention,
@@ -178,10 +394,13 @@ MACS: Mapping[str, Formula] = {
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
     "aten::_scaled_dot_product_efficient_attention_backward": attention_backward,
     "aten::_scaled_dot_product_cudnn_attention_backward": attention_backward,
+    "aten::_scaled_dot_product_fused_attention_overrideable_backward": attention_backward,
 }
+"""By name without overload; forms that take the same arguments, such as addmm_, follow their base (kinds.formula)."""
 
-WEIGHT_GRADIENTS: Mapping[str, Formula] = {
+WEIGHT_GRADIENTS: Mapping[str, Callable[[tuple[Any, ...], Any], int]] = {
     "aten::convolution_backward": convolution_weight_gradient,
+    "torchvision::_deform_conv2d_backward": deformed_weight_gradient,
     "aten::mkldnn_rnn_layer_backward": recurrent,
 }
 """Of backward operators that make more than one gradient, the part of the weight's; products make one each."""
@@ -192,94 +411,3 @@ def without_bias(operator: str, taken: Sequence[Any]) -> Sequence[Any]:
     if operator == "aten::convolution":
         return taken[:2]
     return taken[1:] if "add" in operator and len(taken) > 2 else taken
-
-
-_STANDING_STILL = """
-    alias as_strided as_strided_ detach detach_ diagonal empty empty_like empty_strided expand lift lift_fresh
-    new_empty new_empty_strided permute real imag resize_ select slice split split_with_sizes squeeze squeeze_
-    sym_numel sym_size sym_storage_offset sym_stride is_same_size t transpose transpose_ t_ swapaxes unbind unfold
-    unsqueeze unsqueeze_ view view_as_complex view_as_real _reshape_alias _unsafe_view _conj is_pinned
-    _local_scalar_dense _version set_ unsafe_split unsafe_chunk unsafe_split_with_sizes
-"""
-
-_MOVING = """
-    abs abs_ add add_ addcdiv addcdiv_ addcmul addcmul_ all amax amin aminmax any arange argmax argmin argsort
-    atan atan2 bernoulli bernoulli_ bitwise_and bitwise_not bitwise_or bitwise_xor bitwise_and_ bitwise_or_
-    bitwise_left_shift bitwise_right_shift bincount bucketize
-    cat ceil celu celu_ clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clone col2im complex
-    constant_pad_nd copy copy_ cos cos_ count_nonzero cummax cummin cumprod cumsum deg2rad
-    diag diag_embed div div_ elu elu_ embedding _embedding_bag eq eq_ equal erf erf_ erfc exp exp_ exp2 expm1
-    exponential_ eye fill fill_ flip floor floor_ floor_divide fmax fmin fmod frac full full_like gather ge
-    gelu gelu_ gt glu hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_
-    histc im2col index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put index_put_
-    index_select isfinite isinf isin isnan isneginf isposinf kthvalue le leaky_relu leaky_relu_ lerp lerp_
-    linspace log log10 log1p log2 log_ log_sigmoid_forward _log_softmax logaddexp logical_and logical_and_
-    logical_not logical_or logical_xor logit logsumexp lt masked_fill masked_fill_ masked_scatter masked_select max
-    maximum max_pool2d_with_indices max_pool3d_with_indices mean median min minimum mish mish_
-    mode mul mul_ multinomial nan_to_num nan_to_num_ nansum ne neg neg_ new_full new_ones new_zeros nonzero norm
-    linalg_vector_norm normal normal_ normal_functional one_hot ones ones_like polar pow pow_ prod rand rand_like
-    randint randint_like randn randn_like randperm random random_ reciprocal reciprocal_ relu relu_ _prelu_kernel
-    remainder repeat repeat_interleave roll round rrelu_with_noise rsqrt rsqrt_ rsub scalar_tensor scatter
-    scatter_ scatter_add scatter_add_ scatter_reduce searchsorted select_scatter selu selu_ sgn sigmoid sigmoid_
-    sign silu silu_ sin sin_ slice_scatter softplus softshrink _softmax _safe_softmax sort sqrt sqrt_ square stack std
-    std_mean sub sub_ sum tan tanh tanh_ threshold threshold_ _to_copy topk trace tril tril_ triu triu_ tril_indices
-    triu_indices trunc uniform uniform_ unique_consecutive _unique2 unique_dim var var_mean where xlogy zero zero_
-    zeros zeros_like
-    avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d
-    fractional_max_pool2d max_unpool2d
-    batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
-    _batch_norm_with_update cudnn_batch_norm batch_norm_elemt batch_norm_stats native_layer_norm native_group_norm
-    _fused_rms_norm renorm native_channel_shuffle channel_shuffle pixel_shuffle pixel_unshuffle native_dropout
-    _fused_dropout _weight_norm_interface
-    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_linear1d
-    upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-    grid_sampler_2d grid_sampler_3d affine_grid_generator
-    nll_loss_forward nll_loss2d_forward binary_cross_entropy binary_cross_entropy_with_logits mse_loss
-    smooth_l1_loss huber_loss
-    _assert_async _assert_tensor_metadata _linalg_check_errors _has_same_storage_numel _efficientzerotensor addr
-"""
-
-_BACKWARD = """
-    _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward adaptive_max_pool2d_backward
-    adaptive_max_pool3d_backward avg_pool2d_backward avg_pool3d_backward max_pool2d_with_indices_backward
-    max_pool3d_with_indices_backward fractional_max_pool2d_backward
-    native_batch_norm_backward batch_norm_backward cudnn_batch_norm_backward native_layer_norm_backward
-    native_group_norm_backward _fused_rms_norm_backward _weight_norm_interface_backward
-    threshold_backward sigmoid_backward tanh_backward gelu_backward silu_backward hardswish_backward
-    hardsigmoid_backward hardtanh_backward leaky_relu_backward elu_backward mish_backward glu_backward
-    softplus_backward softshrink_backward hardshrink_backward log_sigmoid_backward logit_backward
-    rrelu_with_noise_backward _prelu_kernel_backward
-    _softmax_backward_data _log_softmax_backward_data native_dropout_backward _masked_softmax_backward
-    select_backward slice_backward as_strided_scatter diagonal_backward unfold_backward index_select_backward
-    embedding_dense_backward embedding_backward _embedding_bag_backward _embedding_bag_dense_backward
-    value_selecting_reduction_backward masked_select_backward
-    reflection_pad1d_backward reflection_pad2d_backward reflection_pad3d_backward replication_pad1d_backward
-    replication_pad2d_backward replication_pad3d_backward
-    upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward
-    _upsample_nearest_exact2d_backward upsample_linear1d_backward upsample_bilinear2d_backward
-    upsample_bicubic2d_backward upsample_trilinear3d_backward _upsample_bilinear2d_aa_backward
-    _upsample_bicubic2d_aa_backward grid_sampler_2d_backward grid_sampler_3d_backward
-    nll_loss_backward nll_loss2d_backward mse_loss_backward smooth_l1_loss_backward huber_loss_backward
-    binary_cross_entropy_backward
-"""
-
-STANDING_STILL = frozenset(f"aten::{name}" for name in _STANDING_STILL.split())
-"""Free of multiply-accumulates, and of traffic: views, sizes, memory that nothing is written to."""
-
-_OTHERS = frozenset(
-    {
-        "torchvision::nms",
-        "torchvision::roi_align",
-        "torchvision::roi_pool",
-        "profiler::_record_function_enter",
-        "profiler::_record_function_enter_new",
-        "profiler::_record_function_exit",
-    }
-)
-
-FREE = STANDING_STILL | frozenset(f"aten::{name}" for name in (_MOVING + _BACKWARD).split()) | _OTHERS
-"""Free of multiply-accumulates by name: elementwise work, normalisation, pooling, reductions, copies."""
-
-WHOLE = FREE | frozenset(MACS)
-"""Composite operators among these are not taken apart: what they are made of differs from device to device."""

@@ -1,11 +1,12 @@
 """A trace to an Analysis: sums by layer, totals, what was not counted, other tools' books."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import torch
 from torch import nn
 
-from cnnprof.analysis import working
+from cnnprof.analysis import packed, working
 from cnnprof.analysis.operators import Effect
 from cnnprof.analysis.opinions import Tool, opinion
 from cnnprof.analysis.structure import structure
@@ -38,12 +39,13 @@ def analyze(
     except (Refused, UsageError) as refusal:
         raise UsageError(f"{model}: {refusal}") from refusal.__cause__
     real = with_weights() if tools and with_weights and has_no_values(module) else module
-    layers = tuple(_layer(row, mode) for row in trace.rows.values())
+    owned = _owned(trace)
+    layers = tuple(_layer(row, owned[row.path], mode) for row in trace.rows.values())
     return Analysis(
         model=model,
         input_size=input_size,
         batch_size=inputs.batch_size,
-        totals=_totals(trace, layers),
+        totals=_totals(trace, layers, owned),
         coverage=_coverage(trace),
         uncounted=_uncounted(trace),
         layers=layers,
@@ -55,14 +57,37 @@ def analyze(
         doubts=_unregistered(trace, model),
         structure=structure(trace.flow.nodes, layers) if trace.flow else None,
         working=tuple(
-            _working(row, layer)
+            _working(row, layer, owned[row.path])
             for row, layer in zip(trace.rows.values(), layers, strict=True)
             if layer.params or layer.macs
         ),
     )
 
 
-def _layer(row: Row, mode: Mode) -> Layer:
+Tensors = Mapping[str, torch.Tensor]
+
+
+def _owned(trace: Trace) -> dict[str, Tensors]:
+    """Return the parameters of every row by their names, and what is packed in place of parameters.
+
+    What a module packs that is never called itself belongs to the nearest that is and that holds it.
+    """
+    owned: dict[str, Tensors] = {path: row.params for path, row in trace.rows.items()}
+    for path, row in trace.rows.items():
+        if found := packed.of_module(row.module):
+            holder = _called(path, trace)
+            own = {f"{path.removeprefix(holder).lstrip('.')}.{name}".lstrip("."): each for name, each in found.items()}
+            owned[holder] = {**owned[holder], **own}
+    return owned
+
+
+def _called(path: str, trace: Trace) -> str:
+    while path and not trace.rows[path].calls:
+        path = path.rpartition(".")[0]
+    return path
+
+
+def _layer(row: Row, own: Tensors, mode: Mode) -> Layer:
     effects = [*row.effects, *row.backward]
     backward_macs = sum(effect.macs for effect in row.backward)
     trained = mode == "training"
@@ -70,7 +95,7 @@ def _layer(row: Row, mode: Mode) -> Layer:
         path=row.path,
         kind=row.kind,
         calls=row.calls,
-        params=sum(tensor.numel() for tensor in row.params.values()),
+        params=sum(tensor.numel() for tensor in own.values()),
         macs=sum(effect.macs for effect in effects),
         activations=sum(effect.activations for effect in row.effects),
         input_shape=row.input_shape,
@@ -83,21 +108,23 @@ def _layer(row: Row, mode: Mode) -> Layer:
     )
 
 
-def _working(row: Row, layer: Layer) -> Working:
+def _working(row: Row, layer: Layer, own: Tensors) -> Working:
     terms = [term for effect in row.effects for term in effect.terms]
     return Working(
         path=row.path,
-        params=working.of_parameters(row.module, row.params),
+        params=working.of_parameters(row.module, own),
         macs=working.of_products(terms, sum(effect.macs for effect in row.effects), layer.macs),
-        biases=sum(tensor.numel() for name, tensor in row.params.items() if working.is_bias(name, tensor)),
+        biases=sum(tensor.numel() for name, tensor in own.items() if working.is_bias(name, tensor)),
     )
 
 
-def _totals(trace: Trace, layers: Sequence[Layer]) -> Totals:
-    parameters = [tensor for row in trace.rows.values() for tensor in row.params.values()]
+def _totals(trace: Trace, layers: Sequence[Layer], owned: Mapping[str, Tensors]) -> Totals:
+    parameters = [tensor for own in owned.values() for tensor in own.values()]
     return Totals(
         params=sum(layer.params for layer in layers),
-        trainable_params=sum(tensor.numel() for tensor in parameters if tensor.requires_grad),
+        trainable_params=sum(
+            tensor.numel() for row in trace.rows.values() for tensor in row.params.values() if tensor.requires_grad
+        ),
         buffers=trace.buffers,
         macs=sum(layer.macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
@@ -141,7 +168,7 @@ def _books(trace: Trace) -> Books:
     activations = sum(effect.activations for effect in effects)
     forward = trace.mode == "inference"
     return {
-        "torch": {"flops": 2 * macs},
+        "torch": {"flops": 2 * sum(effect.torch_macs for effect in effects)},
         "fvcore": {
             "flops": sum(effect.fvcore_flops for effect in effects) if forward else None,
             "activations": sum(effect.fvcore_activations for effect in effects) if forward else None,

@@ -18,7 +18,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnprof.analysis import conventions, costs, shapes, working
+from cnnprof.analysis import conventions, costs, kinds, packed, shapes, working
 from cnnprof.records import Term
 
 
@@ -39,8 +39,8 @@ class Effect:
     written_bytes: int = 0
     biases: int = 0
     pooled: int = 0
-    torch_misses: int = 0
-    """Of `macs`, those that torch's FlopCounterMode has no formula for."""
+    torch_macs: int = 0
+    """What torch's FlopCounterMode counts, halved."""
     fvcore_flops: int = 0
     fvcore_activations: int = 0
     uncounted: tuple[str, ...] = ()
@@ -92,17 +92,19 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             output, effect = self._performed(func, args, kwargs or {}, key is not None)
             if key is not None:
                 self._remember(key, effect, output, taken)
+        if key is None:
+            taken = list(flat(args))
         if self._parts:
             self._parts[-1].append(effect)
         else:
-            self._listener(effect, taken if key is not None else list(flat(args)), output)
+            self._listener(effect, taken, output)
         return output
 
     def _performed(self, func: Any, args: Any, kwargs: Any, repeatable: bool) -> tuple[Output, Effect]:
         rule = shapes.RULES.get(func.name()) if repeatable and not kwargs else None
         output = rule(args) if rule is not None else None
         if output is None:
-            if is_composite(func) and func._schema.name not in costs.WHOLE:
+            if is_composite(func) and not kinds.is_whole(func._schema.name):
                 return self._taken_apart(func, args, kwargs)
             output = func(*args, **kwargs)
         return output, _effect(func._schema.name, args, output)
@@ -128,29 +130,44 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 # What an operator does -----------------------------------------------------------------------------------------------
 
 
+@cache
+def _standing_still(name: str) -> Effect:
+    return Effect(name)
+
+
 def _effect(name: str, args: Any, output: Output) -> Effect:
-    formula, backward = costs.MACS.get(name), costs.WEIGHT_GRADIENTS.get(name)
-    still = name in costs.STANDING_STILL
-    macs = formula(args, output) if formula is not None else 0
+    if kinds.stands_still(name):
+        return _standing_still(name)
+    formula, backward = kinds.formula(name), costs.WEIGHT_GRADIENTS.get(name)
+    products = formula(args, output) if formula is not None else None
     size = _first(output).numel() if formula is not None or name in conventions.MAX_POOLS else 0
     adds_bias = conventions.BIASES.get(name)
     in_symbols = working.TERMS.get(name)
-    flops = conventions.FVCORE_FLOPS.get(name)
+    flops, torch_macs = conventions.FVCORE_FLOPS.get(name), conventions.TORCH_MACS.get(name)
     return Effect(
         operator=name,
-        macs=macs,
+        macs=products or 0,
         weight_gradient_macs=backward(args, output) if backward is not None else 0,
         terms=in_symbols(args, output) if in_symbols is not None else (),
         activations=size if formula is not None else 0,
-        read_bytes=0 if still else _bytes(flat(args)),
-        written_bytes=0 if still else _bytes(flat((output,))),
+        read_bytes=_bytes(flat(args)) + _packed_bytes(name, args),
+        written_bytes=_bytes(flat((output,))),
         biases=size if adds_bias is not None and adds_bias(args) else 0,
         pooled=size if name in conventions.MAX_POOLS else 0,
-        torch_misses=macs if name in conventions.TORCH_MISSES else 0,
+        torch_macs=_torch_macs(torch_macs, formula, products, args, output),
         fvcore_flops=flops(args, _first(output)) if flops is not None else 0,
         fvcore_activations=size if name in conventions.FVCORE_ACTIVATIONS else 0,
-        uncounted=() if formula is not None or name in costs.FREE else (name.removeprefix("aten::"),),
+        uncounted=() if products is not None or kinds.kind(name) == "free" else (name.removeprefix("aten::"),),
     )
+
+
+def _torch_macs(
+    rule: costs.Formula | None, ours: costs.Formula | None, products: int | None, args: Any, output: Output
+) -> int:
+    """Return what torch counts, by its own rule or by ours."""
+    if rule is None:
+        return 0
+    return (products if rule is ours else rule(args, output)) or 0
 
 
 def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> Effect:
@@ -171,7 +188,7 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
         written_bytes=sum(part.written_bytes for part in parts),
         biases=sum(part.biases for part in parts),
         pooled=sum(part.pooled for part in parts),
-        torch_misses=sum(part.torch_misses for part in parts),
+        torch_macs=sum(part.torch_macs for part in parts),
         fvcore_flops=fvcore_flops,
         fvcore_activations=fvcore_activations,
         uncounted=(name.removeprefix("aten::"),) if any(part.uncounted for part in parts) else (),
@@ -195,6 +212,12 @@ def _bytes(tensors: Iterator[torch.Tensor]) -> int:
     return sum(_elements(tensor) * tensor.element_size() for tensor in tensors)
 
 
+def _packed_bytes(name: str, args: Any) -> int:
+    if name.startswith("aten::") and not name.startswith("aten::quantized"):
+        return 0
+    return sum(_bytes(iter(packed.tensors(held).values())) for held in packed.among(args))
+
+
 def _elements(tensor: torch.Tensor) -> int:
     """Count what lies in memory: the copies of an expanded tensor are one."""
     if tensor.layout is not torch.strided or not tensor.numel():
@@ -205,6 +228,7 @@ def _elements(tensor: torch.Tensor) -> int:
 # What is remembered --------------------------------------------------------------------------------------------------
 
 
+@cache
 def is_composite(func: Any) -> bool:
     """Say whether an operator is made of others, which it can be taken apart into."""
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))

@@ -92,7 +92,7 @@ class _Tool:
 
 _TOOLS: Mapping[Tool, _Tool] = {
     "fvcore": _Tool(1, lambda effect: effect.fvcore_flops, True, _fvcore),
-    "torch": _Tool(2, lambda effect: 2 * (effect.macs - effect.torch_misses), False, _flop_counter_mode),
+    "torch": _Tool(2, lambda effect: 2 * effect.torch_macs, False, _flop_counter_mode),
 }
 
 

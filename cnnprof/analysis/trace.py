@@ -197,6 +197,8 @@ def _fake_tensors() -> Iterator[shadows.StandIn]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.layout in costs.SPARSE:
+            raise TypeError("what a sparse tensor stores is not told by its shape")
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
     with FakeTensorMode(allow_non_fake_inputs=True), _unfused(), unlogged(FakeTensorMode.__module__):
