@@ -159,6 +159,8 @@ class Totals:
     written_bytes: int
     weight_gradient_macs: int | None = None
     input_gradient_macs: int | None = None
+    complex_params: int = 0
+    """Of `params`, those of complex type: each is one element, of two real numbers."""
 
     @property
     def flops(self) -> int:

@@ -1,6 +1,7 @@
-"""Products by their formulas: quantized, sparse, grouped, deformed.
+"""Products by their formulas: complex, quantized, sparse, grouped, deformed.
 
-MACs are worked out by hand: (n, k) @ (k, m) takes n·k·m, a sparse matrix what it stores times the other's columns.
+MACs are worked out by hand: (n, k) @ (k, m) takes n·k·m, a complex product four real ones, a sparse matrix what it
+stores times the columns of the other.
 """
 
 import warnings
@@ -16,12 +17,111 @@ from torchvision import models, ops
 import cnnprof
 from cnnprof.analysis import costs
 
+COMPLEX = torch.complex64
+
+
+def cx(*shape):
+    return torch.randn(*shape, dtype=COMPLEX)
+
 
 def counted(forward, *inputs, mode="inference"):
     module = forward if isinstance(forward, nn.Module) else Net(lambda net, *given: forward(*given))
     analysis = cnnprof.analyze(module, inputs=inputs, mode=mode)
     assert analysis.uncounted == ()
     return analysis.macs
+
+
+# Complex -------------------------------------------------------------------------------------------------------------
+
+
+class ByHand(nn.Module):
+    """(a + bi)(c + di) of real tensors, as four real products."""
+
+    def __init__(self):
+        super().__init__()
+        self.real, self.imaginary = nn.Linear(8, 16, bias=False), nn.Linear(8, 16, bias=False)
+
+    def forward(self, x):
+        a, b = x.real, x.imag
+        return torch.complex(self.real(a) - self.imaginary(b), self.real(b) + self.imaginary(a))
+
+
+COMPLEX_CASES = {
+    "by hand": (ByHand(), (cx(2, 8),), 2 * 8 * 16),
+    "linear": (nn.Linear(8, 16, bias=False, dtype=COMPLEX), (cx(2, 8),), 2 * 8 * 16),
+    "double": (
+        nn.Linear(8, 16, dtype=torch.complex128), (torch.randn(2, 8, dtype=torch.complex128),), 2 * 8 * 16,
+    ),
+    "1x1 convolution": (nn.Conv2d(8, 16, 1, bias=False, dtype=COMPLEX), (cx(2, 8, 1, 1),), 2 * 8 * 16),
+    "with a bias": (nn.Conv2d(8, 16, 1, dtype=COMPLEX), (cx(2, 8, 1, 1),), 2 * 8 * 16),
+    "over time": (nn.Conv1d(2, 4, 3, dtype=COMPLEX), (cx(1, 2, 5),), 4 * 3 * 2 * 3),
+    "same padding": (nn.Conv1d(2, 4, 3, padding="same", dtype=COMPLEX), (cx(1, 2, 5),), 4 * 5 * 2 * 3),
+    "in groups": (nn.Conv2d(4, 4, 3, groups=4, dtype=COMPLEX), (cx(1, 4, 5, 5),), 4 * 9 * 9),
+    "transposed": (nn.ConvTranspose1d(8, 16, 3, dtype=COMPLEX), (cx(2, 8, 5),), 2 * 8 * 5 * 16 * 3),
+    "mm": (torch.mm, (cx(2, 3), cx(3, 4)), 24),
+    "bmm": (torch.bmm, (cx(2, 2, 3), cx(2, 3, 4)), 48),
+    "addmm": (torch.addmm, (cx(4), cx(2, 3), cx(3, 4)), 24),
+    "addmm in place": (lambda s, a, b: s.addmm_(a, b), (cx(2, 4), cx(2, 3), cx(3, 4)), 24),
+    "baddbmm": (torch.baddbmm, (cx(1), cx(2, 2, 3), cx(2, 3, 4)), 48),
+    "mv": (torch.mv, (cx(2, 3), cx(3)), 6),
+    "dot": (torch.dot, (cx(3), cx(3)), 3),
+    "vdot": (torch.vdot, (cx(3), cx(3)), 3),
+    "vecdot": (torch.linalg.vecdot, (cx(2, 3), cx(2, 3)), 6),
+    "einsum": (lambda a, b: torch.einsum("ij,jk->ik", a, b), (cx(2, 3), cx(3, 4)), 24),
+    "tensordot": (lambda a, b: torch.tensordot(a, b, 1), (cx(2, 3), cx(3, 4)), 24),
+    "promoted": (lambda a, b: a @ b.to(COMPLEX), (cx(2, 3), torch.randn(3, 4)), 24),
+    "bilinear": (nn.Bilinear(3, 4, 5, dtype=COMPLEX), (cx(2, 3), cx(2, 4)), 2 * 5 * 3 * 4),
+    "recurrent": (nn.RNN(3, 4, dtype=COMPLEX), (cx(5, 2, 3),), 10 * (4 * 3 + 4 * 4)),
+    "attention": (F.scaled_dot_product_attention, (cx(1, 2, 3, 4),) * 3, 2 * 3 * 3 * (4 + 4)),
+    "a chain": (lambda a, b, c: torch.linalg.multi_dot([a, b, c]), (cx(2, 3), cx(3, 4), cx(4, 5)), 24 + 40),
+}  # fmt: skip
+"""With the complex products of each."""
+
+
+@pytest.mark.parametrize("name", COMPLEX_CASES)
+def test_a_complex_product_is_four_real_ones(name):
+    module, inputs, products = COMPLEX_CASES[name]
+    assert counted(module, *inputs) == 4 * products
+
+
+@pytest.mark.parametrize("name", ["linear", "1x1 convolution", "with a bias", "transposed", "same padding"])
+def test_each_gradient_of_a_complex_layer_takes_as_many(name):
+    module, inputs, products = COMPLEX_CASES[name]
+    behind = inputs[0].clone().requires_grad_()
+    assert counted(module, *inputs, mode="training") == 4 * products * 2  # forward, weights
+    inner = nn.Sequential(Net(lambda net, x: net.scale * x, scale=nn.Parameter(cx(1))), module)
+    assert counted(inner, behind, mode="training") == 4 * products * 3  # and the layer's input
+
+
+def test_other_tools_count_a_complex_product_as_they_do():
+    """FlopCounterMode and fvcore count a product of elements once, and the three convolutions that torch makes."""
+    for module, inputs, torch_flops in (
+        (nn.Linear(8, 16, dtype=COMPLEX), cx(2, 8), 2 * 256),
+        (nn.Conv2d(8, 16, 1, dtype=COMPLEX), cx(2, 8, 1, 1), 2 * 3 * 256),
+    ):
+        analysis = cnnprof.analyze(module, inputs=inputs, tools=("torch", "fvcore"))
+        assert analysis.conventions["torch"] == {"flops": torch_flops}
+        assert analysis.conventions["fvcore"]["flops"] == torch_flops // 2
+        assert analysis.conventions["pycls"] == {"flops": 256 + 32, "activations": 32}
+        assert [(opinion.theirs is None, opinion.unexplained) for opinion in analysis.opinions] == [(False, 0)] * 2
+        assert analysis.activations == 32
+
+
+def test_elements_of_complex_parameters_are_said_to_be_complex():
+    analysis = cnnprof.analyze(nn.Linear(8, 16, bias=False, dtype=COMPLEX), inputs=cx(2, 8))
+    assert (analysis.params, analysis.totals.complex_params, analysis.totals.param_bytes) == (128, 128, 1024)
+    assert "All 128 parameters are complex elements, two real numbers each" in str(analysis)
+    mixed = nn.Sequential(nn.Linear(8, 16, dtype=COMPLEX), Net(lambda net, x: x.abs()), nn.Linear(16, 2))
+    assert "144 of the parameters are complex elements" in " ".join(
+        str(cnnprof.analyze(mixed, inputs=cx(2, 8))).split()
+    )
+    assert "complex" not in str(cnnprof.analyze(nn.Linear(8, 16), (8,)))
+
+
+def test_the_working_says_that_a_complex_product_is_four():
+    analysis = cnnprof.analyze(nn.Linear(8, 16, bias=False, dtype=COMPLEX), inputs=cx(2, 8))
+    (working,) = analysis.working
+    assert [(term.symbols, term.factors) for term in working.macs] == [("4·n·in·out", (4, 2, 8, 16))]
 
 
 # Sparse --------------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ TORCH_MACS: Mapping[str, costs.Formula] = {
 }
 """Half of what torch.utils.flop_counter counts of an operator: by its flop_registry, or of its parts.
 
-A sparse matrix is a dense one there. Products that are not here it does not know.
+A complex product is one there, and a sparse matrix a dense one. Products that are not here it does not know.
 """
 
 CAUSES: Mapping[str, str] = {

@@ -1,6 +1,8 @@
 """Shapes to multiply-accumulates: one formula an operator. Which operators need none is in kinds.py.
 
-Products with padded zeros count, the bias does not; of a sparse matrix only what it stores.
+Products with padded zeros count, the bias does not; of a sparse matrix only what it stores. Formulas count products of
+elements: one of complex elements is four of real ones (`REAL_PRODUCTS`), whose operands are alike, as torch multiplies
+no complex matrix by a real one.
 Letters: (N, C, H, W) images; K filters of (C / groups, R, S); matrices (n, k) @ (k, m).
 """
 
@@ -14,7 +16,10 @@ import torch
 from cnnprof.analysis import packed
 
 Formula = Callable[[tuple[Any, ...], Any], int | None]
-"""Takes an operator's arguments and its output; gives MACs, None where they depend on lost values."""
+"""Takes an operator's arguments and its output; gives products of elements, None where they depend on lost values."""
+
+REAL_PRODUCTS = 4
+"""Of a complex product: (a + bi)(c + di) takes ac, bd, ad and bc."""
 
 
 def convolution(args: tuple[Any, ...], output: Any) -> int:

@@ -133,6 +133,7 @@ def _totals(trace: Trace, layers: Sequence[Layer], owned: Mapping[str, Tensors])
         written_bytes=sum(layer.written_bytes for layer in layers),
         weight_gradient_macs=_sum(layer.weight_gradient_macs for layer in layers),
         input_gradient_macs=_sum(layer.input_gradient_macs for layer in layers),
+        complex_params=sum(tensor.numel() for tensor in parameters if tensor.is_complex()),
     )
 
 
@@ -164,7 +165,7 @@ def _uncounted(trace: Trace) -> tuple[Uncounted, ...]:
 def _books(trace: Trace) -> Books:
     """The same pass as torch's FlopCounterMode, fvcore and pycls count it; the latter two know no backward pass."""
     effects = _effects(trace)
-    macs = sum(effect.macs for effect in effects)
+    products = sum(effect.products for effect in effects)
     activations = sum(effect.activations for effect in effects)
     forward = trace.mode == "inference"
     return {
@@ -174,7 +175,7 @@ def _books(trace: Trace) -> Books:
             "activations": sum(effect.fvcore_activations for effect in effects) if forward else None,
         },
         "pycls": {
-            "flops": macs + sum(effect.biases for effect in effects) if forward else None,
+            "flops": products + sum(effect.biases for effect in effects) if forward else None,
             "activations": activations + sum(effect.pooled for effect in effects) if forward else None,
         },
     }

@@ -6,7 +6,7 @@ output follow from shapes, strides, dtypes and arguments, so they are worked out
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof.analysis import conventions, costs, kinds, packed, shapes, working
@@ -39,8 +40,11 @@ class Effect:
     written_bytes: int = 0
     biases: int = 0
     pooled: int = 0
+    products: int = 0
+    """Of elements: of complex ones each takes four MACs."""
     torch_macs: int = 0
     """What torch's FlopCounterMode counts, halved."""
+    makes_complex: bool = False
     fvcore_flops: int = 0
     fvcore_activations: int = 0
     uncounted: tuple[str, ...] = ()
@@ -70,12 +74,26 @@ def clear_caches() -> None:
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells a listener of every operator; with `remember`, runs each kind of call on meta tensors once."""
 
-    def __init__(self, listener: Listener, remember: bool = True) -> None:
+    def __init__(self, listener: Listener, remember: bool = True, given: Iterable[torch.Tensor] = ()) -> None:
+        """Take who listens, whether calls are remembered, and the tensors that the network is given."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._listener = listener
         self._remembers = remember
         self._parts: list[list[Effect]] = []
         """Effects of the parts of the composites that are being taken apart, innermost last."""
+        self._convolutions: _ComplexConvolutions | None = None
+        if any(tensor.is_complex() for tensor in given):
+            self._convolutions = _ComplexConvolutions()
+
+    def __enter__(self) -> "Watch":
+        if self._convolutions is not None and not self._parts:
+            self._convolutions.install()
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        if self._convolutions is not None and not self._parts:
+            self._convolutions.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
@@ -94,6 +112,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._remember(key, effect, output, taken)
         if key is None:
             taken = list(flat(args))
+        if self._convolutions is not None:
+            effect = self._convolutions.as_part(effect, taken)
+        elif effect.makes_complex:
+            self._convolutions = _ComplexConvolutions()
+            self._convolutions.install()
         if self._parts:
             self._parts[-1].append(effect)
         else:
@@ -117,6 +140,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 output = func.decompose(*args, **kwargs)
         finally:
             self._parts.pop()
+        if func in _CONVOLUTIONS and args[0].is_complex():
+            parts = _as_one(parts)
         return output, _together(func._schema.name, parts, args, output)
 
     def _remember(self, key: Any, effect: Effect, output: Output, taken: Sequence[torch.Tensor]) -> None:
@@ -127,12 +152,106 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _remembered[key] = effect, make
 
 
+# Complex convolutions -------------------------------------------------------------------------------------------------
+
+_CONVOLUTIONS = {
+    getattr(getattr(torch.ops.aten, name), overload): getattr(torch, name)
+    for kind in ("conv", "conv_transpose")
+    for n in (1, 2, 3)
+    for name in (f"{kind}{n}d",)
+    for overload in getattr(torch.ops.aten, name).overloads()
+}
+"""Operators of convolutions, and their calls in Python. torch makes a complex one of three real ones."""
+
+
+def _alone(effect: Effect) -> Effect:
+    """Return the first of the three for the whole: four real products for each of its."""
+    real = costs.REAL_PRODUCTS
+    return replace(
+        effect,
+        macs=real * effect.macs,
+        weight_gradient_macs=real * effect.weight_gradient_macs,
+        terms=working.complex_terms(effect.terms, real),
+    )
+
+
+def _counted_elsewhere(effect: Effect) -> Effect:
+    """Return another of the three, whose products and outputs count with the first; torch and fvcore count each."""
+    return replace(effect, macs=0, weight_gradient_macs=0, terms=(), products=0, activations=0, biases=0)
+
+
+def _as_one(parts: Sequence[Effect]) -> list[Effect]:
+    multiply = [place for place, part in enumerate(parts) if part.macs]
+    return [
+        part if place not in multiply else _alone(part) if place == multiply[0] else _counted_elsewhere(part)
+        for place, part in enumerate(parts)
+    ]
+
+
+class _ComplexConvolutions(TorchFunctionMode):
+    """Tells the three real convolutions of a complex one, which autograd does not show whole, and their gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside: int | None = None
+        """How many of the three were seen of the one that runs."""
+        self._places: dict[int, int] = {}
+        """Which of the three a node of autograd is of, by its number."""
+
+    def install(self) -> None:
+        """Enter below every other mode, so that those may end in their order: it is told when complex tensors come."""
+        self._stack([self, *self._others()])
+
+    def remove(self) -> None:
+        """Leave the others as they are."""
+        self._stack(self._others())
+
+    def _others(self) -> list[TorchFunctionMode]:
+        return [mode for mode in _get_current_function_mode_stack() if mode is not self]  # type: ignore[no-untyped-call]
+
+    def _stack(self, modes: Sequence[TorchFunctionMode]) -> None:
+        for _ in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+            _pop_mode()  # type: ignore[no-untyped-call]
+        for mode in modes:
+            _push_mode(mode)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if (
+            torch.is_inference_mode_enabled()
+            or func not in _CALLS
+            or not (args[0] if args else kwargs["input"]).is_complex()
+        ):
+            return func(*args, **kwargs)
+        self._inside = 0
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._inside = None
+
+    def as_part(self, effect: Effect, taken: Sequence[torch.Tensor]) -> Effect:
+        """Return an operator's effect, forward or backward, as it counts where it is part of a complex convolution."""
+        node = torch._C._current_autograd_node()
+        place = None
+        if self._inside is not None and effect.macs:
+            place, self._inside = self._inside, self._inside + 1
+            if any(tensor.requires_grad for tensor in taken):
+                self._places[torch._C._autograd._get_sequence_nr() - 1] = place
+        elif self._inside is None and node is not None:
+            place = self._places.get(node._sequence_nr())
+        if place is None or not effect.macs:
+            return effect
+        return _counted_elsewhere(effect) if place else _alone(effect)
+
+
+_CALLS = frozenset(_CONVOLUTIONS.values())
+
 # What an operator does -----------------------------------------------------------------------------------------------
 
 
 @cache
 def _standing_still(name: str) -> Effect:
-    return Effect(name)
+    return Effect(name, makes_complex=name == "aten::view_as_complex")
 
 
 def _effect(name: str, args: Any, output: Output) -> Effect:
@@ -140,21 +259,24 @@ def _effect(name: str, args: Any, output: Output) -> Effect:
         return _standing_still(name)
     formula, backward = kinds.formula(name), costs.WEIGHT_GRADIENTS.get(name)
     products = formula(args, output) if formula is not None else None
+    real = _real_products(args) if products else 1
     size = _first(output).numel() if formula is not None or name in conventions.MAX_POOLS else 0
     adds_bias = conventions.BIASES.get(name)
     in_symbols = working.TERMS.get(name)
     flops, torch_macs = conventions.FVCORE_FLOPS.get(name), conventions.TORCH_MACS.get(name)
     return Effect(
         operator=name,
-        macs=products or 0,
-        weight_gradient_macs=backward(args, output) if backward is not None else 0,
-        terms=in_symbols(args, output) if in_symbols is not None else (),
+        macs=real * (products or 0),
+        weight_gradient_macs=real * (backward(args, output) if backward is not None else 0),
+        terms=working.complex_terms(in_symbols(args, output), real) if in_symbols is not None else (),
         activations=size if formula is not None else 0,
         read_bytes=_bytes(flat(args)) + _packed_bytes(name, args),
         written_bytes=_bytes(flat((output,))),
         biases=size if adds_bias is not None and adds_bias(args) else 0,
         pooled=size if name in conventions.MAX_POOLS else 0,
+        products=products or 0,
         torch_macs=_torch_macs(torch_macs, formula, products, args, output),
+        makes_complex=any(tensor.is_complex() for tensor in flat((output,))),
         fvcore_flops=flops(args, _first(output)) if flops is not None else 0,
         fvcore_activations=size if name in conventions.FVCORE_ACTIVATIONS else 0,
         uncounted=() if products is not None or kinds.kind(name) == "free" else (name.removeprefix("aten::"),),
@@ -168,6 +290,11 @@ def _torch_macs(
     if rule is None:
         return 0
     return (products if rule is ours else rule(args, output)) or 0
+
+
+def _real_products(args: Any) -> int:
+    """How many real products one of an operator's is."""
+    return costs.REAL_PRODUCTS if any(tensor.is_complex() for tensor in flat(args)) else 1
 
 
 def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> Effect:
@@ -188,7 +315,9 @@ def _together(name: str, parts: Sequence[Effect], args: Any, output: Output) -> 
         written_bytes=sum(part.written_bytes for part in parts),
         biases=sum(part.biases for part in parts),
         pooled=sum(part.pooled for part in parts),
+        products=sum(part.products for part in parts),
         torch_macs=sum(part.torch_macs for part in parts),
+        makes_complex=any(part.makes_complex for part in parts),
         fvcore_flops=fvcore_flops,
         fvcore_activations=fvcore_activations,
         uncounted=(name.removeprefix("aten::"),) if any(part.uncounted for part in parts) else (),

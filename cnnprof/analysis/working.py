@@ -79,6 +79,11 @@ def _times(symbol: str, number: int, term: Term) -> Term:
     return term if number == 1 else Term(f"{symbol}·{term.symbols}", (number, *term.factors))
 
 
+def complex_terms(terms: tuple[Term, ...], real: int) -> tuple[Term, ...]:
+    """Say of products how many real ones each is."""
+    return tuple(Term(f"{real}·{term.symbols}", (real, *term.factors)) for term in terms) if real > 1 else terms
+
+
 def _of_convolution(args: tuple[Any, ...], output: Any) -> tuple[Term, ...]:
     """Every output element takes its filter once; transposed, every input element does."""
     images, weight, transposed, groups = args[0], args[1], args[6], args[8]

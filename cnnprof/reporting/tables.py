@@ -1026,7 +1026,15 @@ def analysis_headline(analysis: Analysis) -> str:
     """Resnet50 has 25,557,032 parameters and takes 4.09 GMACs an image."""
     macs = counted(units.count(analysis.macs / analysis.images), "MACs")
     has = f"{analysis.model} has {units.integer(analysis.params)} parameters"
-    return f"{has} and takes {macs} {an_image(analysis)}."
+    return f"{has} and takes {macs} {an_image(analysis)}. {complex_text(analysis)}".strip()
+
+
+def complex_text(analysis: Analysis) -> str:
+    """All 128 parameters are complex elements, two real numbers each; empty where none is."""
+    number = analysis.totals.complex_params
+    which = f"All {units.integer(number)}" if number == analysis.params else f"{units.integer(number)} of the"
+    said = f"{which} parameters are complex elements, two real numbers each; a complex product is 4 MACs."
+    return said if number else ""
 
 
 def counted(count: str, noun: str) -> str:

@@ -321,7 +321,11 @@ def analysis(record: Analysis, depth: int, sort: str | None, explain: bool, show
             f"{units.bytes_(record.totals.param_bytes)} of weights. --depth {depth + 1} shows more."
         ),
     ]
-    sayings = (tables.training_text(record), *(said for said, _ in tables.opinions(record)))
+    sayings = (
+        tables.complex_text(record),
+        tables.training_text(record),
+        *(said for said, _ in tables.opinions(record)),
+    )
     parts += [Text(said) for said in sayings if said]
     for opinion in record.opinions if explain else ():
         parts += [Text(), Fitted(tables.opinion_table(opinion, record.images, 20))]

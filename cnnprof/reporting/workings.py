@@ -93,6 +93,7 @@ def without_biases(found: Sequence[Sum]) -> int:
 
 
 _LETTERS = {
+    "4": "real products of a complex one",
     "k": "side of a kernel",
     "kd": "its depth",
     "kh": "its height",
