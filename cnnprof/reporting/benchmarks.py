@@ -174,7 +174,7 @@ def sentences(record: Benchmarks) -> tuple[str, ...]:
     newest = sorted(steps.items(), key=lambda step: -step[0][0])
     told = [f"{_together(names)}: {change}." for (_, change), names in newest[:_MOST_STEPS]]
     more = len(steps) - _MOST_STEPS
-    found = {timed.test: timed.found for timed in tests if timed.found}
+    found = {point.name: point.timed.found for point in tests if point.timed.found}
     told = [*(f"{test}: {growth_text(grown)}." for test, grown in growing(found)), *told]
     earlier = (f"The tables below have {units.plural(more, 'earlier change')}.",) if more > 0 else ()
     return (said, *told, *earlier)
