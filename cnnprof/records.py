@@ -240,6 +240,20 @@ class Analysis(Shown):
         return self.batch_size or 1
 
     @property
+    def known_macs(self) -> int | None:
+        """`macs`; None where they are 0 because something was not counted."""
+        return self.macs if self.macs or not self.uncounted else None
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """Paths of the layers in which something was not counted."""
+        return frozenset(entry.path for entry in self.uncounted)
+
+    def uncounted_in(self, path: str) -> tuple[str, ...]:
+        """Return the operators of one layer that were not counted."""
+        return tuple(entry.operator for entry in self.uncounted if entry.path == path)
+
+    @property
     def params(self) -> int:
         """Elements of all parameter tensors, shared ones once."""
         return self.totals.params

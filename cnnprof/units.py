@@ -1,7 +1,7 @@
 """Numbers to text: 1.81 G, 44.6 MiB, 12.3 ms, 1.31x. The only place that formats a number.
 
 A column has one unit, chosen over all its values, or none where one does not show them all, and then each value has its
-own; unknown is a dash, and 0 is zero.
+own; unknown is a dash, n/c was not counted, and 0 is zero.
 """
 
 import math
@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 UNKNOWN = "-"
+NOT_COUNTED = "n/c"
 
 
 class Unit(NamedTuple):
@@ -62,6 +63,11 @@ def in_unit(value: float | None, unit: Unit, decimals: int) -> str:
         kind = _OF_A_KIND.get(unit, (unit,))
         return _alone(value, kind, " ") if abs(value) >= kind[-1].size else f"<{10.0**-decimals:.{decimals}f}"
     return f"{value / unit.size:,.{0 if unit.size == 1.0 and float(value).is_integer() else decimals}f}"
+
+
+def macs(value: float | None, unit: Unit, complete: bool) -> str:
+    """2.18e8 in M -> 218.000; n/c where nothing is known but that not everything was counted."""
+    return in_unit(value, unit, 3) if value or complete else NOT_COUNTED
 
 
 def decimals_for(unit: Unit, values: Iterable[float | None], digits: int = 3) -> int:

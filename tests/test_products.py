@@ -1,9 +1,10 @@
-"""Products by their formulas: complex, quantized, sparse, grouped, deformed.
+"""Products by their formulas: complex, quantized, sparse, grouped, deformed; and what stays uncounted, in every form.
 
 MACs are worked out by hand: (n, k) @ (k, m) takes n·k·m, a complex product four real ones, a sparse matrix what it
 stores times the columns of the other.
 """
 
+import json
 import warnings
 
 import pytest
@@ -15,6 +16,7 @@ from torch.ao.quantization import quantize_dynamic
 from torchvision import models, ops
 
 import cnnprof
+from cnnprof import reporting, store
 from cnnprof.analysis import costs
 
 COMPLEX = torch.complex64
@@ -350,3 +352,50 @@ def test_a_quantized_network_counts_as_the_one_that_it_was_made_of():
     assert analysis.uncounted == ()
     convolutions = sum(part.weight.numel() for part in wide.modules() if isinstance(part, nn.Conv2d))
     assert analysis.totals.param_bytes == convolutions + 4 * scales + 1280 * 1000 + 4 * 1000
+
+
+# What stays uncounted ------------------------------------------------------------------------------------------------
+
+
+class Transform(nn.Module):
+    def forward(self, x):
+        return torch.fft.rfft2(x).real
+
+
+def cells(text, label):
+    (line,) = [line for line in text.splitlines() if line.lstrip("| ").startswith(label)]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+MIXED = nn.Sequential(nn.Conv2d(3, 4, 3), Transform())
+
+
+def test_a_layer_that_was_not_counted_reads_n_c():
+    analysis = cnnprof.analyze(MIXED, (3, 8, 8))
+    assert "1  Transform" in str(analysis)
+    assert [line.split().count("n/c") for line in str(analysis).splitlines() if "Transform" in line] == [2]
+    assert cells(reporting.as_markdown(analysis), "1 Transform")[4:6] == ["n/c", "n/c"]
+    assert ">n/c<" in reporting.as_html(analysis)
+
+
+def test_a_total_of_which_nothing_was_counted_reads_n_c():
+    analysis = cnnprof.analyze(nn.Sequential(Transform()), (3, 8, 8))
+    assert "0 FLOPs" not in str(analysis)
+    assert "its MACs are not counted" in reporting.as_markdown(analysis)
+    assert cells(reporting.as_markdown(analysis), "**total**")[4] == "**n/c**"
+    assert "n/c" in reporting.as_html(analysis)
+    assert analysis.known_macs is None
+
+
+def test_the_document_names_what_a_zero_lacks():
+    analysis = cnnprof.analyze(MIXED, (3, 8, 8))
+    document = json.loads(store.to_json(analysis))
+    assert document["uncounted"] == [{"operator": "fft_rfft2", "path": "1", "calls": 1}]
+    frame = cnnprof.to_dataframe(analysis)
+    assert list(frame["uncounted"]) == ["", "", "fft_rfft2"]
+
+
+def test_zero_stays_zero_where_nothing_multiplies():
+    analysis = cnnprof.analyze(nn.Sequential(nn.ReLU()), (3, 8, 8))
+    assert "n/c" not in str(analysis)
+    assert cells(reporting.as_markdown(analysis), "**total**")[4] == "**0**"

@@ -52,11 +52,11 @@ def batches_known(*candidates: Candidate) -> bool:
 
 
 def macs_of(candidate: Candidate, by_image: bool) -> float | None:
-    """Return the MACs of an image, whatever the batch that was counted, or of a call that is timed."""
+    """Return the MACs of an image, whatever the batch that was counted, or of a call that is timed; None: not known."""
     analysis = candidate.analysis
-    if analysis is None:
+    if analysis is None or analysis.known_macs is None:
         return None
-    return analysis.macs / analysis.images * (1 if by_image else candidate.batch_size or 1)
+    return analysis.known_macs / analysis.images * (1 if by_image else candidate.batch_size or 1)
 
 
 def _batches(*candidates: Candidate) -> bool:

@@ -443,7 +443,11 @@ def _analysis_cards(analysis: Analysis) -> list[Card]:
     outputs, weights = units.count(totals.activations / batch), units.bytes_(totals.param_bytes)
     numbers = (
         ("parameters", units.integer(totals.params), ""),
-        (f"{unit.name}MACs {per}", units.in_unit(totals.macs / batch, unit, 3), tables.not_counted(analysis)),
+        (
+            f"{unit.name}MACs {per}",
+            units.macs(totals.macs / batch, unit, not analysis.uncounted),
+            tables.not_counted(analysis),
+        ),
         (f"conv outputs {per}", outputs, ""),
         ("weights", weights, ""),
     )

@@ -235,9 +235,9 @@ def an_image(analysis: Analysis) -> str:
 def _macs_row(run: Run) -> Row:
     macs = [macs_of(profile, per_image(run)) for profile in run.profiles]
     unit = units.gigas(macs)
-    values = tuple(units.in_unit(value, unit, 3) for value in macs)
-    lower_bound = any(p.analysis and p.analysis.uncounted for p in run.profiles)
-    note = "FLOPs = 2 x MACs" + ("; not all was counted" if lower_bound else "")
+    complete = [not (p.analysis and p.analysis.uncounted) for p in run.profiles]
+    values = tuple(units.macs(value, unit, whole) for value, whole in zip(macs, complete, strict=True))
+    note = "FLOPs = 2 x MACs" + ("" if all(complete) else "; not all was counted")
     label = f"{unit.name}MACs {'per image' if per_image(run) else 'a call'}"
     return Row("macs", label, values, _versus(run, lambda c: c.macs, "fewer", "more"), note)
 
@@ -495,9 +495,9 @@ def _enumerated(parts: Sequence[str]) -> str:
 
 def _alone(profile: Candidate, run: Run) -> str:
     parts = [f"has {units.integer(profile.analysis.params)} parameters" if profile.analysis else ""]
-    if profile.analysis:
-        macs = units.count(profile.analysis.macs / profile.analysis.images)
-        parts.append(f"takes {macs}MACs {an_image(profile.analysis)}")
+    if profile.analysis and profile.analysis.known_macs is not None:
+        macs = counted(units.count(profile.analysis.known_macs / profile.analysis.images), "MACs")
+        parts.append(f"takes {macs} {an_image(profile.analysis)}")
     latency = profile.latency.inference
     if latency:
         what = "batch" if batches_known(profile) else "call"
@@ -557,7 +557,7 @@ _MOST_QUOTED = 3
 def _worked_out(found: Sequence[workings.Sum], whole: str) -> str:
     """Quote the working of a total where it is short, else how it adds up, or the total alone."""
     total = workings.total(found)
-    if len(found) > _MOST_QUOTED or not all(each.terms for each in found):
+    if not 0 < len(found) <= _MOST_QUOTED or not all(each.terms for each in found):
         return f"{total} = {whole}" if total else whole
     quoted = _enumerated([each.said for each in found])
     return quoted if len(found) == 1 else f"{quoted}; together {total} = {whole}"
@@ -565,7 +565,9 @@ def _worked_out(found: Sequence[workings.Sum], whole: str) -> str:
 
 def _macs_sentence(profile: Candidate) -> str:
     assert profile.analysis
-    whole = units.integer(round(profile.analysis.macs / profile.analysis.images))
+    if profile.analysis.known_macs is None:
+        return f"The MACs of {profile.name} are not counted."
+    whole = units.integer(round(profile.analysis.known_macs / profile.analysis.images))
     found = workings.sums(profile.analysis, "macs") if profile.analysis.images == 1 else ()
     return f"{profile.name} takes {_worked_out(found, whole) if found else whole} MACs {an_image(profile.analysis)}."
 
@@ -662,6 +664,8 @@ class _Line:
     step_s: float | None = None
     """Of a training step, forward, backward and what is neither."""
     kept_bytes: int | None = None
+    complete: bool = True
+    """Whether all its operators were counted."""
 
     @property
     def spent_s(self) -> float:
@@ -691,8 +695,8 @@ def layer_table(candidate: Candidate, most: int = 24) -> Table | None:
             line.kind,
             line.output,
             units.integer(line.params),
-            units.in_unit(line.macs, macs_unit, 3),
-            units.percent(line.macs / total.macs) if total.macs else units.UNKNOWN,
+            units.macs(line.macs, macs_unit, line.complete),
+            _share_of_macs(line, total),
             units.in_unit(line.forward_s, time_unit, 2),
             units.in_unit(line.backward_s, time_unit, 2),
             units.in_unit(line.step_s, time_unit, 2),
@@ -717,10 +721,17 @@ def _trained(where: TimeByLayer | None) -> bool:
     return where is not None and any(layer.backward_s is not None for layer in where.layers)
 
 
+def _share_of_macs(line: _Line, total: _Line) -> str:
+    if not line.macs and not line.complete:
+        return units.NOT_COUNTED
+    return units.percent(line.macs / total.macs) if total.macs else units.UNKNOWN
+
+
 def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[LayerMemory]) -> list[_Line]:
     """Put counts, times and kept memory together; layers that have and take nothing are left out."""
     kept = {layer.path: layer.activation_bytes for layer in memory}
     times = {layer.path: layer for layer in where.layers} if where else {}
+    lacking = analysis.lacking
     lines = [
         _Line(
             layer.path or "(itself)",
@@ -732,6 +743,7 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
             times[layer.path].backward_s if layer.path in times else None,
             _step_s(times[layer.path]) if layer.path in times else None,
             kept.get(layer.path, 0) if kept else None,
+            layer.path not in lacking,
         )
         for layer in analysis.layers
     ]
@@ -743,7 +755,7 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
         for path, name in parts
         if path in times
     ]
-    return [line for line in lines if line.params or line.macs or line.spent_s or line.kept_bytes]
+    return [line for line in lines if line.params or line.macs or line.spent_s or line.kept_bytes or not line.complete]
 
 
 def output(analysis: Analysis, shape: Size | None) -> Size | None:
@@ -789,6 +801,7 @@ def _sum(name: str, lines: Sequence[_Line]) -> _Line:
         backward_s=sum(backward) if backward else None,
         step_s=sum(step) if step else None,
         kept_bytes=sum(kept) if kept else None,
+        complete=all(line.complete for line in lines),
     )
 
 
@@ -1024,9 +1037,10 @@ def not_counted(analysis: Analysis) -> str:
 
 def analysis_headline(analysis: Analysis) -> str:
     """Resnet50 has 25,557,032 parameters and takes 4.09 GMACs an image."""
+    params = f"{analysis.model} has {units.integer(analysis.params)} parameters"
     macs = counted(units.count(analysis.macs / analysis.images), "MACs")
-    has = f"{analysis.model} has {units.integer(analysis.params)} parameters"
-    return f"{has} and takes {macs} {an_image(analysis)}. {complex_text(analysis)}".strip()
+    costs = f"takes {macs} {an_image(analysis)}" if analysis.known_macs is not None else "its MACs are not counted"
+    return f"{params} and {costs}. {complex_text(analysis)}".strip()
 
 
 def complex_text(analysis: Analysis) -> str:

@@ -310,6 +310,7 @@ def analysis(record: Analysis, depth: int, sort: str | None, explain: bool, show
     batch = f" · batch {record.batch_size}" if record.images != 1 else ""
     how = tables.how(record)
     flops = tables.counted(units.count(record.flops / record.images), "FLOPs")
+    operations = f"{flops} {tables.an_image(record)} (2 x MACs), " if record.known_macs is not None else ""
     parts: list[RenderableType] = [
         Text(f"{record.model} · {size}{batch} · {how}"),
         Text(),
@@ -317,7 +318,7 @@ def analysis(record: Analysis, depth: int, sort: str | None, explain: bool, show
         *((Text(), *working(record)) if show_work else ()),
         Text(),
         Text(
-            f"{tables.not_counted(record)} {flops} {tables.an_image(record)} (2 x MACs), "
+            f"{tables.not_counted(record)} {operations}"
             f"{units.bytes_(record.totals.param_bytes)} of weights. --depth {depth + 1} shows more."
         ),
     ]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from cnnprof import units
@@ -20,6 +21,8 @@ class Branch:
     params: int
     macs: int
     activations: int
+    complete: bool = True
+    """Whether every operator of it was counted."""
 
 
 SORTS = ("params", "macs", "activations")
@@ -39,12 +42,13 @@ def branches(analysis: Analysis, depth: int, sort: str | None = None) -> tuple[B
     groups: dict[str, list[Layer]] = {}
     for layer in analysis.layers:
         groups.setdefault(".".join(layer.path.split(".")[: depth - 1]), []).append(layer)
-    found = [_branch(path, layers, cut=path.count(".") == depth - 2) for path, layers in groups.items()]
-    kept = [branch for branch in found if branch.params or branch.macs or branch.activations]
+    lacking = analysis.lacking
+    found = [_branch(path, layers, lacking, cut=path.count(".") == depth - 2) for path, layers in groups.items()]
+    kept = [each for each in found if each.params or each.macs or each.activations or not each.complete]
     return tuple(sorted(kept, key=lambda branch: -getattr(branch, sort))) if sort else tuple(kept)
 
 
-def _branch(path: str, layers: Sequence[Layer], cut: bool) -> Branch:
+def _branch(path: str, layers: Sequence[Layer], lacking: AbstractSet[str], cut: bool) -> Branch:
     top = layers[0]
     return Branch(
         path=path,
@@ -53,6 +57,7 @@ def _branch(path: str, layers: Sequence[Layer], cut: bool) -> Branch:
         params=sum(layer.params for layer in layers),
         macs=sum(layer.macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
+        complete=lacking.isdisjoint(layer.path for layer in layers),
     )
 
 
@@ -78,15 +83,15 @@ def table(analysis: Analysis, depth: int, sort: str | None = None) -> Table:
             units.size(output(analysis, branch.output_shape)),
             units.integer(branch.params),
             _share(branch.params, totals.params),
-            units.in_unit(branch.macs / batch, macs_unit, 3),
-            _share(branch.macs, totals.macs),
+            units.macs(branch.macs / batch, macs_unit, branch.complete),
+            _share(branch.macs, totals.macs) if branch.macs or branch.complete else units.NOT_COUNTED,
             f"{units.in_unit(branch.activations / batch, outputs_unit, 2)} {outputs_unit.name}".rstrip(),
             units.bar(branch.macs / totals.macs if totals.macs else 0.0, 16),
         )
         for branch in found
     ]
     outputs = f"{units.in_unit(totals.activations / batch, outputs_unit, 2)} {outputs_unit.name}".rstrip()
-    macs = units.in_unit(totals.macs / batch, macs_unit, 3)
+    macs = units.macs(totals.macs / batch, macs_unit, not analysis.uncounted)
     rows.append(("total", "", units.integer(totals.params), "", macs, "", outputs, ""))
     columns = ("layer", "output", "params", "%", f"{macs_unit.name}MACs", "% ", "conv outputs", BARS)
     words = frozenset({"layer", BARS})
