@@ -16,6 +16,8 @@ from cnnprof.analysis import kinds
 
 LISTED = """
 import torch, torchvision
+import torch._functorch._activation_offloading.offload_ops, torch._inductor.inductor_prims, torch.nn.attention.varlen
+import torch.ao.quantization.fx._decomposed, torch.nn.modules.linear_cross_entropy
 is_composite = lambda name: torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
 names = torch._C._dispatch_get_all_op_names()
 print(*sorted({name.partition(".")[0] for name in names if not is_composite(name)}))

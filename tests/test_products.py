@@ -95,6 +95,32 @@ def test_each_gradient_of_a_complex_layer_takes_as_many(name):
     assert counted(inner, behind, mode="training") == 4 * products * 3  # and the layer's input
 
 
+def test_a_complex_convolution_is_known_wherever_its_numbers_come_from():
+    held = Net(lambda net, x: F.conv1d(net.image, net.layer.weight).abs() * x, layer=nn.Conv1d(2, 4, 3, dtype=COMPLEX))
+    held.register_buffer("image", cx(1, 2, 5))
+    made = Net(
+        lambda net, x: F.conv1d(torch.complex(x, x), torch.complex(net.layer.weight, net.layer.weight)),
+        layer=nn.Conv1d(2, 4, 3),
+    )
+    for net, shape in ((held, (3,)), (made, (1, 2, 5))):
+        assert counted(net, torch.rand(shape)) == 4 * 72
+        assert counted(net, torch.rand(shape), mode="training") == 4 * 72 * 2
+
+
+def test_modes_of_the_networks_own_end_in_their_order():
+    """The first complex tensor comes within one."""
+
+    def forward(net, x):
+        with torch.overrides.BaseTorchFunctionMode():
+            made = torch.complex(x, x)
+        return F.conv1d(made, net.layer.weight)
+
+    net = Net(forward, layer=nn.Conv1d(2, 4, 3, dtype=COMPLEX))
+    before = torch.overrides._len_torch_function_stack()
+    assert counted(net, torch.rand(1, 2, 5), mode="training") == 4 * 72 * 2
+    assert torch.overrides._len_torch_function_stack() == before
+
+
 def test_other_tools_count_a_complex_product_as_they_do():
     """FlopCounterMode and fvcore count a product of elements once, and the three convolutions that torch makes."""
     for module, inputs, torch_flops in (

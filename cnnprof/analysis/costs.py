@@ -64,6 +64,12 @@ def mm(args: tuple[Any, ...], output: Any) -> int | None:
     return _sparse_mm(left, right)
 
 
+def linear_loss(args: tuple[Any, ...], output: Any) -> int:
+    """Scores (..., k) @ (k, classes), and at once the gradients of the vectors and of the weight, where asked for."""
+    vectors, weight, wanted = args[0], args[1], args[12:14]
+    return int(vectors.numel() // vectors.shape[-1] * weight.numel()) * (1 + sum(map(bool, wanted)))
+
+
 def added_mm(args: tuple[Any, ...], output: Any) -> int | None:
     """Like mm, after the summand."""
     return mm(args[1:], output)
@@ -353,6 +359,8 @@ MACS: Mapping[str, Formula] = {
     "aten::_scaled_grouped_mm_v2": grouped_mm,
     "aten::addbmm": batch_summed,
     "aten::_foreach_mm": listed_mm,
+    "torch_nn::_linear_cross_entropy_batch_chunked": linear_loss,
+    "torch_nn::_linear_cross_entropy_batch_chunked_no_reduction": linear_loss,
     "quantized::matmul": mm,
     "aten::_sparse_addmm": added_mm,
     "aten::_sparse_sparse_matmul": mm,

@@ -140,10 +140,15 @@ _PRODUCTS_ELSEWHERE = """
     _native::linalg_polar_out_native_3 onnx::Attention onnx_symbolic::_symbolic onnx_symbolic::_symbolic_multi_out
     mkldnn_prepacked::conv2d_run mkldnn::_convolution_pointwise mkldnn::_convolution_transpose_pointwise
     onednn::qconv_pointwise onednn::qconv1d_pointwise onednn::qconv2d_pointwise onednn::qconv3d_pointwise
-    inductor::_mm_plus_mm
+    inductor::_mm_plus_mm semi_structured::cutlass_mm semi_structured::cusparselt_mm
+    torch_attn::_varlen_attn torch_attn::_varlen_attn_backward torch_attn::_varlen_attn_out
 """
 
 _FREE_ELSEWHERE = """
+    prims::_low_memory_max_pool_offsets_to_indices prims::_low_memory_max_pool_with_offsets prims::fma
+    prims::inductor_cvt_e8m0_rceil prims::inductor_force_stride_order prims::inductor_lookup_seed
+    prims::inductor_rand_eager_offset prims::inductor_rand_eager_offsets prims::inductor_randint prims::inductor_random
+    prims::inductor_seed prims::inductor_seeds prims::prepare_softmax_online ao::offload ao::reload ao::wait_tensor
     prims::_make_token prims::_sink_tokens prims::bessel_i0 prims::bessel_i0e prims::bessel_i1 prims::bessel_i1e
     prims::bessel_j0 prims::bessel_j1 prims::broadcast_in_dim prims::cbrt prims::collapse prims::collapse_view
     prims::conj prims::convert_element_type prims::copy_strided prims::copy_to prims::device_put prims::erf_inv

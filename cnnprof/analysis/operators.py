@@ -75,7 +75,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells a listener of every operator; with `remember`, runs each kind of call on meta tensors once."""
 
     def __init__(self, listener: Listener, remember: bool = True, given: Iterable[torch.Tensor] = ()) -> None:
-        """Take who listens, whether calls are remembered, and the tensors that the network is given."""
+        """Take who listens, whether calls are remembered, and the tensors that the network has or is given."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._listener = listener
         self._remembers = remember

@@ -169,8 +169,8 @@ def traced(
         walk = _Walk(shadow, rows := _rows(shadow), flow)
         walk.enter_modules()
         listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
-        remembers = remember and rung == "meta" and not keep_calls
-        watch = Watch(listener, remembers, tensors_in((fed.args, dict(fed.kwargs))))
+        tensors = chain(tensors_in((fed.args, dict(fed.kwargs))), shadow.root.parameters(), shadow.root.buffers())
+        watch = Watch(listener, remember and rung == "meta" and not keep_calls, tensors)
         output = walk.run(fed, watch, training, gradients)
     _own_parameters(shadow, rows)
     return Trace(
