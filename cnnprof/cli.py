@@ -116,7 +116,9 @@ InputSize = Annotated[
 Batch = Annotated[int, typer.Option("-b", "--batch-size", help="Images in a batch.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 ModeOption = Annotated[str | None, typer.Option("--mode", help="inference or training; both by default.")]
-Dtype = Annotated[str, typer.Option("--dtype", "--precision", help="float32, bfloat16, float16 or float64.")]
+Dtype = Annotated[
+    str, typer.Option("--dtype", "--precision", help="float32, bfloat16, float16 or float64; the model's own.")
+]
 Amp = Annotated[bool, typer.Option("--amp", help="Autocast to bfloat16.")]
 ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Lay images and weights out with channels last.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")]
@@ -195,7 +197,7 @@ def compare(
     batch_size: Batch = 8,
     device: Device = "auto",
     mode: ModeOption = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "own",
     amp: Amp = False,
     channels_last: ChannelsLast = False,
     compile_: Compile = False,
@@ -250,7 +252,7 @@ def profile(
     batch_size: Batch = 8,
     device: Device = "auto",
     mode: ModeOption = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "own",
     amp: Amp = False,
     channels_last: ChannelsLast = False,
     compile_: Compile = False,
@@ -339,7 +341,7 @@ def memory(
         str | None, typer.Option("--fits", metavar="24GiB|auto", help="Find the largest batch that fits.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda; cuda needs none to be there.")] = "auto",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "own",
     amp: Amp = False,
     channels_last: ChannelsLast = False,
     threads: Threads = None,

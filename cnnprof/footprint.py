@@ -19,7 +19,6 @@ import torch
 from cnnprof import machine, optimizers, origin, steps, timing, units
 from cnnprof.analysis import memory as following
 from cnnprof.errors import UsageError, said
-from cnnprof.inputs import Inputs
 from cnnprof.measurement import kernels, latency, memory, operators
 from cnnprof.models import catalog
 from cnnprof.records import (
@@ -118,6 +117,7 @@ def predict_memory(
         overhead=overhead,
         fit=fit,
         doubts=tuple(doubts),
+        dtype=steps.type_name(question.subject.module, question.settings),
     )
 
 
@@ -194,20 +194,13 @@ class _Question:
             return optimizers.maker(self.optimizer, on_cuda=torch.device(self.settings.device).type == "cuda")
         return optimizers.like(self.optimizer, self.subject.module)
 
-    def inputs(self) -> Inputs:
-        own = self.subject.own_inputs
-        if own is not None:
-            return own
-        assert self.subject.input_size is not None
-        return Inputs.without_values(self.subject.input_size, self.settings.images)
-
     def predicted(self, whole_curve: bool = False) -> Predicted:
         """Follow the step. Raises Unpredictable, and UsageError where the model refuses its input."""
         on_cpu = torch.device(self.settings.device).type == "cpu"
         try:
             course = following.followed(
                 self.subject.module,
-                self.inputs(),
+                self.subject.shapes(self.settings.images),
                 self.mode,
                 self.settings,
                 self.loss,
@@ -258,7 +251,8 @@ def saved_by_layer(subject: Subject, settings: Settings) -> tuple[LayerMemory, .
     """Return what each layer keeps for the backward pass; nothing where shapes alone do not tell."""
     question = _Question(subject, "training", settings.of(subject.own), None, None, settings.optimizer)
     try:
-        course = following.followed(subject.module, question.inputs(), "training", question.settings)
+        inputs = subject.shapes(question.settings.images)
+        course = following.followed(subject.module, inputs, "training", question.settings)
     except (following.Unpredictable, UsageError):
         return ()
     return following.predicted(course).layers

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cnnprof import footprint, machine, origin, profiling, timing
+from cnnprof import footprint, machine, origin, profiling, steps, timing
 from cnnprof.comparison.gate import Terms, cut_short, elsewhere, held, is_open, of_runs, settled, unsettled
 from cnnprof.comparison.limits import PEAKS, TIMES, Limit, refuse_unknown, that_hold
 from cnnprof.comparison.ratios import contrast
@@ -212,6 +212,7 @@ def _described(subject: Subject, asked: Asked) -> Candidate:
         settings=subject.own,
         memory=footprint.predicted_peaks(subject, own, asked.peaks, asked.loss),
         model=subject.model,
+        dtype=steps.type_name(subject.module, own),
     )
 
 

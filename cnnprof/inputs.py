@@ -3,20 +3,25 @@
 import copy
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from cnnprof.errors import UsageError
 from cnnprof.records import Size
 
 _MOST_ELEMENTS = 2**60
 """Their bytes, at 8 an element, still fit torch's 63 bits."""
+Place = Callable[[torch.Tensor, int, int], torch.Tensor]
+"""Makes the bytes, as uint8, that stand for those from one place to another of a tensor's storage."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,12 @@ class Inputs:
         return cls(tuple(inputs), {}, batch_size)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Inputs":
-        """Move all tensors, the floating ones to `dtype` too."""
+        """Move all tensors, the floating ones to `dtype` too where one is given."""
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        return self.mapped(move)
+        return self.laid_anew(lambda like, *around: bytes_of(like, *around).to(device), move, dtype is None)
 
     def with_values(self, seed: int = 0) -> "Inputs":
         """Draw values for tensors that are shapes alone."""
@@ -55,12 +60,48 @@ class Inputs:
         return self.mapped(drawn)
 
     def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
-        """Change every tensor."""
-        return Inputs(_mapped(self.args, change), _mapped(dict(self.kwargs), change), self.batch_size)
+        """Change every tensor once, however often it is given; those that require a gradient are leaves that do."""
+        made: dict[int, torch.Tensor] = {}
+
+        def changed(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in made:
+                new = change(tensor)
+                made[id(tensor)] = new.detach().requires_grad_() if tensor.requires_grad else new
+            return made[id(tensor)]
+
+        return Inputs(_mapped(self.args, changed), _mapped(dict(self.kwargs), changed), self.batch_size)
 
     def cloned(self) -> "Inputs":
         """Copy all tensors to memory of their own."""
-        return self.mapped(torch.Tensor.clone)
+        return self.laid_anew(lambda like, *around: bytes_of(like, *around).clone(), torch.Tensor.clone)
+
+    def laid_anew(
+        self,
+        place: Place,
+        change: Callable[[torch.Tensor], torch.Tensor],
+        shares: bool = True,
+    ) -> "Inputs":
+        """Put tensors into other memory, so that those which overlap still do; `change` those without plain memory.
+
+        Where nothing `shares` memory afterwards every tensor is changed by itself.
+        """
+        reaches = _reaches(filter(is_plain, self.tensors())) if shares else {}
+        places: dict[tuple[int, int], torch.Tensor] = {}
+
+        def laid(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in reaches:
+                return change(tensor)
+            first, last = reaches[id(tensor)]
+            key = tensor.untyped_storage()._cdata, first
+            if key not in places:
+                places[key] = place(tensor, first, last)
+            return laid_in(places[key], tensor, first)
+
+        return self.mapped(laid)
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Yield all tensors, positional ones first."""
+        return tensors_in((self.args, dict(self.kwargs)))
 
     def channels_last(self) -> "Inputs":
         """Lay images (N, C, H, W) out with the channels last."""
@@ -71,39 +112,134 @@ class Inputs:
         return self.mapped(lay)
 
     @classmethod
-    def random(cls, size: Size, batch_size: int, seed: int) -> "Inputs":
+    def random(cls, size: Size, batch_size: int, seed: int, dtype: torch.dtype = torch.float32) -> "Inputs":
         """Draw one image batch (N, *size) without touching the global generator."""
         generator = torch.Generator().manual_seed(seed)
-        return cls((torch.randn(batch_size, *size, generator=generator),), {}, batch_size)
+        return cls((torch.randn(batch_size, *size, generator=generator).to(dtype),), {}, batch_size)
 
     @classmethod
-    def without_values(cls, size: Size, batch_size: int) -> "Inputs":
+    def without_values(cls, size: Size, batch_size: int, dtype: torch.dtype = torch.float32) -> "Inputs":
         """Make one image batch (N, *size) of shapes alone. Raises UsageError where no tensor can be so large."""
         if math.prod((batch_size, *size)) >= _MOST_ELEMENTS:
             raise UsageError(f"a batch of {batch_size} x {size} has more elements than a tensor can hold")
-        return cls((torch.empty(batch_size, *size, device="meta"),), {}, batch_size)
+        return cls((torch.empty(batch_size, *size, dtype=dtype, device="meta"),), {}, batch_size)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, drawn or not."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((self.args, self.kwargs)))
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
 
 def first_floating(module: nn.Module) -> torch.Tensor:
-    """Return the tensor of a module whose device and type its inputs take; one of float32 where it has none."""
+    """Return the tensor of a module whose device its inputs take; one of float32 where it has none."""
     tensors = chain(module.parameters(), module.buffers())
     return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+
+
+def floating_types(module: nn.Module) -> tuple[torch.dtype, ...]:
+    """Return the floating and complex types of a module's parameters, else of its buffers, in the order they occur."""
+    for tensors in (module.parameters(), module.buffers()):
+        found = dict.fromkeys(tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex())
+        if found:
+            return tuple(found)
+    return (torch.float32,)
+
+
+def input_type(module: nn.Module) -> torch.dtype:
+    """Return the type of the images that a module takes: its first floating one that arithmetic is done in."""
+    computed = (dtype for dtype in floating_types(module) if dtype.is_floating_point and dtype.itemsize > 1)
+    return next(computed, torch.float32)
+
+
+def common_type(module: nn.Module) -> torch.dtype | None:
+    """Return the type that all a module's inputs take; None where it has several, and each keeps its own."""
+    return input_type(module) if len(floating_types(module)) == 1 else None
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor is no more than a view of its storage."""
+    is_view = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided
+    return is_view and not (tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+
+
+def _reaches(tensors: Iterable[torch.Tensor]) -> dict[int, tuple[int, int]]:
+    """Return, by a tensor's identity, the bytes of its storage that it and those which overlap it lie in."""
+    by_storage: dict[int, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        by_storage.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+    return {key: reach for group in by_storage.values() for key, reach in _overlaps(group)}
+
+
+def _overlaps(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield the reach of each tensor of one storage; it begins where every type of those within can begin."""
+    ordered = deque(sorted(((*reach(tensor), tensor) for tensor in tensors), key=itemgetter(0, 1)))
+    while ordered:
+        first, last, tensor = ordered.popleft()
+        within = [tensor]
+        while ordered and ordered[0][0] < last:
+            _, reached, tensor = ordered.popleft()
+            within.append(tensor)
+            last = max(last, reached)
+        first -= first % max(tensor.element_size() for tensor in within)
+        yield from ((id(tensor), (first, last)) for tensor in within)
+
+
+def reach(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return the bytes of its storage between which a tensor lies."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    elements = 1 + sum((int(length) - 1) * int(step) for length, step in steps) if tensor.numel() else 0
+    first = int(tensor.storage_offset()) * tensor.element_size()
+    return first, first + elements * tensor.element_size()
+
+
+def bytes_of(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """Return some bytes of a tensor's storage as they lie there."""
+    whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    return whole.set_(tensor.untyped_storage(), first, (last - first,), (1,))
+
+
+def laid_in(place: torch.Tensor, like: torch.Tensor, first: int) -> torch.Tensor:
+    """Make a tensor that lies in other bytes as one lies in its own from `first` on."""
+    offset = place.storage_offset() + like.storage_offset() * like.element_size() - first
+    made = torch.empty(0, dtype=like.dtype, device=place.device)
+    return made.set_(place.untyped_storage(), offset // like.element_size(), like.shape, like.stride())
+
+
+def components(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the tensors with a storage that one is made of: indices and values of a sparse one.
+
+    Raises NotImplementedError where it does not tell them.
+    """
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    if is_traceable_wrapper_subclass(tensor):
+        inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        return tuple(part for each in inner for part in components(each))
+    if tensor.layout is not torch.strided:
+        raise NotImplementedError(f"tensors that are {str(tensor.layout).removeprefix('torch.')} show no memory")
+    return (tensor,)
+
+
+# Nests ---------------------------------------------------------------------------------------------------------------
 
 
 def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     def changed(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
             return change(leaf)
-        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+        fields = _attributes(leaf)
+        if not any(True for _ in tensors_in(fields)):
             return leaf
         made = copy.copy(leaf)
-        for each in dataclasses.fields(leaf):
-            object.__setattr__(made, each.name, _mapped(getattr(leaf, each.name), change))
+        for name, value in fields.items():
+            object.__setattr__(made, name, _mapped(value, change))
         return made
 
     return pytree.tree_map(changed, value)
@@ -128,6 +264,13 @@ def _parts(value: Any) -> Iterable[Any]:
         return value
     if isinstance(value, Mapping):
         return value.values()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, each.name) for each in dataclasses.fields(value)]
-    return vars(value).values() if hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) else ()
+    return _attributes(value).values()
+
+
+def _attributes(value: Any) -> Mapping[str, Any]:
+    """Return what an object that is neither a module nor a class holds, by name."""
+    if isinstance(value, nn.Module | type):
+        return {}
+    if dataclasses.is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    return vars(value) if hasattr(value, "__dict__") else {}

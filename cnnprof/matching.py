@@ -16,7 +16,6 @@ import torch
 from cnnprof import units
 from cnnprof.analysis import counts
 from cnnprof.errors import UsageError
-from cnnprof.inputs import Inputs
 from cnnprof.models import catalog
 from cnnprof.records import COUNTS, Count, Match
 from cnnprof.recursion import deep_recursion
@@ -68,9 +67,7 @@ def matched(
 def _count(subject: Subject, by: Count) -> int:
     if by == "params":
         return sum(parameter.numel() for parameter in subject.module.parameters())
-    assert subject.own_inputs or subject.input_size
-    inputs = subject.own_inputs or Inputs.without_values(subject.input_size or (), 1)
-    analysis = counts.analyze(subject.module, inputs, model=subject.resolved, with_weights=subject.build)
+    analysis = counts.analyze(subject.module, subject.shapes(1), model=subject.resolved, with_weights=subject.build)
     return analysis.macs // analysis.images
 
 

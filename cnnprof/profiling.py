@@ -14,17 +14,17 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import nn
 
-from cnnprof import machine, origin, statistics, timing
+from cnnprof import machine, origin, statistics, steps, timing
 from cnnprof.analysis import counts
 from cnnprof.analysis.mixing import mixing
 from cnnprof.analysis.opinions import TOOLS, Tool
 from cnnprof.analysis.rank import ranks
 from cnnprof.comparison.doubts import doubts
 from cnnprof.comparison.ratios import contrast, filled
-from cnnprof.comparison.roofline import against_the_roof
+from cnnprof.comparison.roofline import FLOAT32_BYTES, against_the_roof
 from cnnprof.errors import Interrupted, UsageError, said
 from cnnprof.footprint import saved_by_layer
-from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.inputs import input_type, tensors_in
 from cnnprof.matching import matched
 from cnnprof.measurement import latency, memory, operators
 from cnnprof.measurement.field import effective_field
@@ -227,7 +227,7 @@ def analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", to
     """Count on shapes alone."""
     analysis = counts.analyze(
         subject.module,
-        _shapes(subject, batch_size),
+        subject.shapes(batch_size),
         model=subject.resolved,
         input_size=subject.input_size,
         mode=mode,
@@ -237,13 +237,6 @@ def analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", to
     residual = [part for part in subject.module.modules() if isinstance(part, ResNet)]
     without_bottleneck = [Doubt(subject.name, part.doubt) for part in residual if part.doubt]
     return dataclasses.replace(analysis, doubts=(*analysis.doubts, *without_bottleneck))
-
-
-def _shapes(subject: Subject, batch_size: int) -> Inputs:
-    if subject.own_inputs is not None:
-        return subject.own_inputs
-    assert subject.input_size is not None
-    return Inputs.without_values(subject.input_size, batch_size)
 
 
 # A run ---------------------------------------------------------------------------------------------------------------
@@ -302,6 +295,7 @@ def _exact(subject: Subject, settings: Settings) -> Candidate:
         kept=saved_by_layer(subject, settings) if "training" in settings.modes and subject.trainable else (),
         matched=subject.matched,
         model=subject.model,
+        dtype=steps.type_name(subject.module, settings.of(subject.own)),
     )
 
 
@@ -318,7 +312,7 @@ def _effective_field(subject: Subject, mixing: Mixing, settings: Settings) -> Ef
 
 
 def _mixing(subject: Subject, analysis: Analysis) -> Mixing:
-    image = _shapes(subject, 1)
+    image = subject.shapes(1)
     found = mixing(subject.module, image)
     with torch.random.fork_rng(devices=[]):
         rank = ranks(subject.build, subject.module, image, analysis.macs // analysis.images)
@@ -423,10 +417,12 @@ def _looked_into(
 
 def _against_the_roof(bench: Workbench, subject: Subject, where: TimeByLayer, here: Machine) -> tuple[LayerRoof, ...]:
     own = bench.own(subject)
-    dtype = "bfloat16" if own.amp else own.dtype
+    counted = input_type(subject.module)
+    dtype = torch.bfloat16 if own.amp else steps.asked_type(own) or counted
     roofs = peaks(dataclasses.replace(here, threads=torch.get_num_threads()))
     analysis = analyzed(subject, own.images)
-    return against_the_roof(analysis, where.layers, roofs, dtype, getattr(torch, dtype).itemsize)
+    element_bytes = FLOAT32_BYTES * dtype.itemsize // counted.itemsize
+    return against_the_roof(analysis, where.layers, roofs, str(dtype).removeprefix("torch."), element_bytes)
 
 
 def _holds_nan(result: Any) -> bool:

@@ -764,6 +764,13 @@ class Candidate:
     """How it was made like the baseline, where that was asked for."""
     model: str | None = None
     """Its MODEL without the label; None of an nn.Module."""
+    dtype: str | None = None
+    """The types of its parameters while it is measured: float32 and bfloat16."""
+
+    def measured_with(self, settings: "Settings") -> "Settings":
+        """Return what it was measured with in a run: its own settings before the run's, its types by name."""
+        own = settings.of(self.settings)
+        return replace(own, dtype=self.dtype or own.dtype)
 
     @property
     def kept_bytes(self) -> int | None:
@@ -880,6 +887,8 @@ class Machine:
 
 BATCH_SIZE = 8
 """Of what is measured, where none is asked for."""
+OWN_TYPE = "own"
+"""The types that a model has."""
 
 
 @dataclass(frozen=True)
@@ -891,7 +900,8 @@ class Settings:
     input_size: Size | None = None
     """(C, H, W) without the batch; None: each model's own."""
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: str = OWN_TYPE
+    """Of floating tensors."""
     amp: bool = False
     channels_last: bool = False
     compile: bool = False
@@ -1195,6 +1205,8 @@ class MemoryProfile(Shown):
     overhead: Overhead | None = None
     fit: Fit | None = None
     doubts: tuple[Doubt, ...] = ()
+    dtype: str | None = None
+    """The types of the model's parameters in that step: float32 and bfloat16."""
 
     @property
     def error(self) -> float | None:

@@ -61,6 +61,7 @@ def benchmarked(
         batch_size=analysis.batch_size if subject.own_inputs else own.batch_size,
         settings=subject.own,
         model=subject.model,
+        dtype=steps.type_name(subject.module, own),
     )
     return Benchmark(found, mode, of_run(own, [subject]), here, Reference(REFERENCE, tuple(sessions.reference_s)))
 

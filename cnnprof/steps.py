@@ -14,8 +14,8 @@ from torch import nn
 from cnnprof import optimizers
 from cnnprof.errors import UsageError
 from cnnprof.gradients import GradientCheck, GradientMode, gradient_mode, strictest
-from cnnprof.inputs import Inputs, tensors_in
-from cnnprof.records import Mode, Settings
+from cnnprof.inputs import Inputs, floating_types, tensors_in
+from cnnprof.records import OWN_TYPE, Mode, Settings
 
 Loss = Callable[[Any], torch.Tensor]
 
@@ -57,10 +57,10 @@ def prepare(
 
     `module` is trained on and kept: give one that nobody else holds. `make_optimizer` stands for the settings' one.
     """
-    dtype = getattr(torch, settings.dtype)
+    dtype = asked_type(settings)
     module = module.to(settings.device)
     for tensor in chain(module.parameters(), module.buffers()):  # Module.to(dtype) would make complex ones real
-        if tensor.is_floating_point():
+        if dtype is not None and tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
     inputs = inputs.to(settings.device, dtype)
     if settings.channels_last:
@@ -70,6 +70,19 @@ def prepare(
         with torch.no_grad():
             module(*inputs.args, **inputs.kwargs)
     return made(module, inputs, mode, settings, loss, make_optimizer)
+
+
+def asked_type(settings: Settings) -> torch.dtype | None:
+    """Return the type that floating tensors are brought to; None where they keep their own."""
+    return None if settings.dtype == OWN_TYPE else getattr(torch, settings.dtype)
+
+
+def type_name(module: nn.Module, settings: Settings) -> str:
+    """Name the types that a module is measured in: float32 and bfloat16."""
+    asked = asked_type(settings)
+    types = floating_types(module)
+    found = types if asked is None else [asked if dtype.is_floating_point else dtype for dtype in types]
+    return " and ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in found))
 
 
 def made(
@@ -131,7 +144,7 @@ def _forward(
             return called(*inputs.args, **inputs.kwargs)
 
     def standing() -> Iterator[torch.Tensor]:
-        return chain(module.parameters(), module.buffers(), tensors_in((inputs.args, dict(inputs.kwargs))))
+        return chain(module.parameters(), module.buffers(), inputs.tensors())
 
     return Step(forward, module, standing, lambda: None, compiled=settings.compile, device=settings.device)
 
@@ -147,13 +160,20 @@ def _training_step(
     module.train()
     autocast = _autocast(settings)
     criterion = loss or DefaultLoss(settings.seed)
+    differentiated = [tensor for tensor in inputs.tensors() if tensor.requires_grad]
+
+    def renew_batch() -> None:
+        for tensor in differentiated:
+            tensor.grad = None
 
     def release() -> None:
         optimizer.zero_grad(set_to_none=True)
+        renew_batch()
 
     def training_step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
         for _ in range(settings.accumulate):
+            renew_batch()
             with autocast():  # the output is no name here, so that backward can release it
                 value = criterion(called(*inputs.args, **inputs.kwargs))
             if not value.requires_grad:
@@ -163,9 +183,8 @@ def _training_step(
         return value
 
     def standing() -> Iterator[torch.Tensor]:
-        fed = tensors_in((inputs.args, dict(inputs.kwargs)))
         labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
-        return chain(module.parameters(), module.buffers(), fed, tensors_in(dict(optimizer.state)), labels)
+        return chain(module.parameters(), module.buffers(), inputs.tensors(), tensors_in(dict(optimizer.state)), labels)
 
     return Step(
         training_step,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnnprof.errors import UsageError, checked_count, is_count
-from cnnprof.inputs import Inputs
+from cnnprof.inputs import Inputs, input_type
 from cnnprof.models import catalog
 from cnnprof.records import MODES, Match, Mode, Own, Settings, Size
 
@@ -72,7 +72,14 @@ class Subject:
         if self.own_inputs is not None:
             return self.own_inputs
         assert self.input_size is not None
-        return Inputs.random(self.input_size, batch_size, seed)
+        return Inputs.random(self.input_size, batch_size, seed, input_type(self.module))
+
+    def shapes(self, batch_size: int) -> Inputs:
+        """Return what it is fed where shapes alone are looked at."""
+        if self.own_inputs is not None:
+            return self.own_inputs
+        assert self.input_size is not None
+        return Inputs.without_values(self.input_size, batch_size, input_type(self.module))
 
 
 def subject_of(

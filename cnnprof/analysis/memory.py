@@ -10,10 +10,11 @@ import gc
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
     UnsupportedOperatorException,
+    unset_fake_temporarily,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,7 +37,7 @@ from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
-from cnnprof.inputs import Inputs, tensors_in
+from cnnprof.inputs import Inputs, components, is_plain, laid_in, reach, tensors_in
 from cnnprof.records import (
     CATEGORIES,
     INPUT,
@@ -137,16 +140,16 @@ def _followed(
     _of_one_holder()  # before there are fake tensors of another mode
     watch = _Watch(listed, gradients, as_real.ROUNDED_TO, "CUDA") if on_cuda else _Watch(listed, gradients)
     with (
-        FakeTensorMode(allow_non_fake_inputs=True),
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
         unlogged(FakeTensorMode.__module__),
         undisturbed("enable_grad"),
         _uncollected(),
         as_real.AsReal(on_cuda=pretending),
     ):
-        stand_in = _stand_in(settings)
+        stand_in = _StandIn(settings, fake)
         try:
             shadow = Shadow(module, stand_in, training=mode == "training")
-            step = steps.made(shadow.root, inputs.mapped(stand_in), mode, settings, loss, make_optimizer, gradients)
+            step = steps.made(shadow.root, stand_in.for_inputs(inputs), mode, settings, loss, make_optimizer, gradients)
         except (RuntimeError, TypeError, AssertionError, ValueError) as error:
             if isinstance(error, UsageError):
                 raise
@@ -164,17 +167,61 @@ def _followed(
     return course
 
 
-def _stand_in(settings: Settings) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Make fake tensors as the step has them: on its device, in its type and layout."""
-    dtype = getattr(torch, settings.dtype)
+class _StandIn:
+    """Makes fake tensors as the step has them: on its device, in its types and layout, in memory shared as it is."""
 
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        own = dtype if tensor.is_floating_point() else tensor.dtype
-        if settings.channels_last and tensor.ndim == 4:
-            return torch.empty(tensor.shape, dtype=own, device=settings.device, memory_format=torch.channels_last)
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=own, device=settings.device)
+    def __init__(self, settings: Settings, mode: FakeTensorMode) -> None:
+        self._dtype, self._device = steps.asked_type(settings), torch.device(settings.device)
+        self._channels_last, self._mode = settings.channels_last, mode
+        self._storages: dict[int, torch.Tensor] = {}
+        """A tensor that lies in each storage from its begin on."""
 
-    return fake
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        made = self._made(tensor)
+        return made.requires_grad_() if tensor.requires_grad and tensor.is_leaf else made
+
+    def for_inputs(self, inputs: Inputs) -> Inputs:
+        """Take as much memory for inputs as they reach over: they may be a few images of a large set."""
+
+        def place(like: torch.Tensor, first: int, last: int) -> torch.Tensor:
+            return torch.empty(last - first, dtype=torch.uint8, device=self._device)
+
+        return inputs.laid_anew(place, self, shares=self._dtype is None and not self._channels_last)
+
+    def _made(self, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self._dtype if self._dtype and tensor.is_floating_point() else tensor.dtype
+        if tensor.layout is not torch.strided:
+            return self._sparse(tensor, dtype)
+        if self._channels_last and tensor.ndim == 4:
+            return torch.empty(tensor.shape, dtype=dtype, device=self._device, memory_format=torch.channels_last)
+        if dtype is tensor.dtype and is_plain(tensor):
+            return self._in_its_storage(tensor)
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=self._device)
+
+    def _in_its_storage(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._storages:
+            return laid_in(self._storages[storage._cdata], tensor, 0)
+        if reach(tensor) == (0, storage.nbytes()):
+            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)
+            self._storages[storage._cdata] = made
+            return made
+        self._storages[storage._cdata] = torch.empty(storage.nbytes(), dtype=torch.uint8, device=self._device)
+        return laid_in(self._storages[storage._cdata], tensor, 0)
+
+    def _sparse(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Keep the number of its values, which a fake tensor made of a real one loses."""
+        with unset_fake_temporarily():
+            *indices, values = (part.detach().to("meta") for part in components(tensor))
+            values = values.to(dtype)
+            if tensor.layout is torch.sparse_coo:
+                is_coalesced = tensor.is_coalesced()
+                meta = torch.sparse_coo_tensor(indices[0], values, tensor.shape, is_coalesced=is_coalesced)
+            else:
+                meta = torch.sparse_compressed_tensor(
+                    indices[0], indices[1], values, tensor.shape, layout=tensor.layout, device="meta"
+                )
+            return FakeTensor(self._mode, meta, self._device)
 
 
 @contextmanager
@@ -268,6 +315,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             path = self.stack[-1]
             self._made_by.setdefault(torch._C._autograd._get_sequence_nr() - 1, path)
         name = func._schema.name
+        if name not in _SHOW_ALL and any(map(_is_sparse, args)):
+            self.not_seen.add(f"{name.removeprefix('aten::')} of sparse tensors")
         if self._listed(name):
             self._kernels[len(self._paths)] = Kernel(name, tuple(map(_laid, args)))
         for tensor in output if isinstance(output, tuple | list) else (output,):
@@ -279,9 +328,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _note(self, tensor: torch.Tensor, operator: str, path: str) -> None:
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not torch.strided and operator:  # how many values it has is not known
             self.not_seen.add(f"tensors that are {str(tensor.layout).removeprefix('torch.')}")
             return
+        for part in components(tensor):
+            self._note_storage(part, operator, path)
+
+    def _note_storage(self, tensor: torch.Tensor, operator: str, path: str) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._living:
@@ -335,14 +388,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ("inputs", step.standing()),
             ("optimizer_state", tensors_in(dict(step.optimizer.state)) if step.optimizer else ()),
             ("buffers", step.module.buffers()),
-            ("gradients", (tensor.grad for tensor in step.module.parameters() if tensor.grad is not None)),
+            ("gradients", (tensor.grad for tensor in step.standing() if tensor.grad is not None)),
             ("parameters", step.module.parameters()),
         ):
-            for tensor in tensors:
-                block = self._block_of(tensor)
-                if block is not None:
-                    block.category = category  # type: ignore[assignment]
-        results = {id(self._block_of(tensor)) for tensor in tensors_in(result)}
+            for block in self._blocks_of(tensors):
+                block.category = category  # type: ignore[assignment]
+        results = set(map(id, self._blocks_of(tensors_in(result))))
         for block in self._blocks:
             kept = block.end is None and id(block) not in results
             if kept and block.category == "temporaries":
@@ -363,10 +414,19 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             sum(block.size for block in fed),
         )
 
-    def _block_of(self, tensor: torch.Tensor) -> Block | None:
-        if tensor.layout is not torch.strided:
-            return None
-        return self._living.get(tensor.untyped_storage()._cdata)
+    def _blocks_of(self, tensors: Iterable[torch.Tensor]) -> Iterator[Block]:
+        for part in chain.from_iterable(map(components, tensors)):
+            if part.untyped_storage()._cdata in self._living:
+                yield self._living[part.untyped_storage()._cdata]
+
+
+def _is_sparse(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is not torch.strided
+
+
+_PARTS = ("values", "indices", "_values", "_indices", "crow_indices", "col_indices")
+_SHOW_ALL = frozenset(f"aten::{name}" for name in (*_PARTS, "is_coalesced", "t", "detach"))
+"""Operators on sparse tensors that take nothing for themselves; others convert indices, or work on dense copies."""
 
 
 def _holds_no_values(written: Any) -> bool:
@@ -439,6 +499,8 @@ def _activations(blocks: Sequence[Block], backward: Sequence[bool]) -> None:
 
 def _laid(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided:
+            return None
         dtype = str(value.dtype).removeprefix("torch.")
         return Laid(tuple(value.shape), tuple(value.stride()), dtype, value.element_size())
     return tuple(value) if isinstance(value, list) else value

@@ -26,7 +26,7 @@ from cnnprof.analysis.reaches import (
     without_roles,
 )
 from cnnprof.analysis.shadow import Shadow, on_meta, undisturbed
-from cnnprof.inputs import Inputs, first_floating, tensors_in
+from cnnprof.inputs import Inputs, common_type, tensors_in
 from cnnprof.records import LayerReach, Mixing
 
 UNKNOWN = Mixing(receptive_field=None, narrowest_channels=None, carried_past=None)
@@ -44,7 +44,7 @@ def followed(module: nn.Module, inputs: Inputs) -> tuple[Reach | None, list[Laye
     if len(images) != 1 or images[0].ndim < 3:
         return None, []
     shadow = Shadow(module, on_meta)
-    fed = inputs.to("meta", first_floating(module).dtype)
+    fed = inputs.to("meta", common_type(module))
     follow = Follow(next(tensors_in((fed.args, dict(fed.kwargs)))))
     shadow.announce(follow.stack)
     try:

@@ -15,7 +15,7 @@ from cnnprof.analysis.operators import Effect
 from cnnprof.analysis.shadow import Shadow, on_meta, shared_or_copied, undisturbed
 from cnnprof.analysis.trace import Trace
 from cnnprof.errors import UsageError, said
-from cnnprof.inputs import Inputs, first_floating
+from cnnprof.inputs import Inputs, common_type, first_floating
 from cnnprof.records import Gap, Opinion
 
 Tool = Literal["fvcore", "torch"]
@@ -74,8 +74,7 @@ def _flop_counter_mode(module: nn.Module, inputs: Inputs) -> int:
 
 
 def _real(module: nn.Module, inputs: Inputs) -> Inputs:
-    like = first_floating(module)
-    return inputs.with_values().cloned().to(like.device, like.dtype)
+    return inputs.with_values().cloned().to(first_floating(module).device, common_type(module))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.structure import Flow
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
-from cnnprof.inputs import Inputs, first_floating, tensors_in
+from cnnprof.inputs import Inputs, common_type, first_floating, tensors_in
 from cnnprof.records import Mode, Rung, Size
 
 RUNGS: tuple[Rung, ...] = ("meta", "fake", "cpu")
@@ -256,18 +256,17 @@ def _unusual_tensors_refused() -> Iterator[None]:
 
 def _given(inputs: Inputs, rung: Rung, module: nn.Module) -> Inputs:
     """Inputs in the network's own type, cut off from any graph: with values on the CPU, else of shapes alone."""
-    like = first_floating(module)
-    drawn, device = (inputs.with_values(), like.device) if rung == "cpu" else (inputs, torch.device("meta"))
+    own, device = common_type(module), first_floating(module).device
+    drawn, device = (inputs.with_values(), device) if rung == "cpu" else (inputs, torch.device("meta"))
 
     def given(tensor: torch.Tensor) -> torch.Tensor:
-        dtype = like.dtype if tensor.is_floating_point() else None
-        return tensor.detach().to(device, dtype).requires_grad_(tensor.requires_grad)
+        return tensor.detach().to(device, own if tensor.is_floating_point() else None)
 
     return drawn.mapped(given)
 
 
 def _fed(given: Inputs, stand_in: shadows.StandIn) -> Inputs:
-    return given.mapped(lambda tensor: stand_in(tensor).requires_grad_(tensor.requires_grad))
+    return given.mapped(stand_in)
 
 
 # A walk through the modules ------------------------------------------------------------------------------------------

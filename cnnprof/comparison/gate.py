@@ -14,6 +14,7 @@ from cnnprof.comparison.limits import EXACT, PEAKS, TIMES, Limit, by_layer, is_l
 from cnnprof.comparison.ratios import TimeRatioOf, batches_known, in_runs_apart, in_two_processes
 from cnnprof.errors import UsageError
 from cnnprof.records import (
+    OWN_TYPE,
     Candidate,
     Doubt,
     Gate,
@@ -55,10 +56,12 @@ class Terms:
     def otherwise(self, pair: Pair, names: Sequence[str]) -> str:
         """Name the first setting that a number depends on, and in which both sides differ; else nothing."""
         run = self.settings or (Settings(), Settings())
-        sides = zip(run, pair, strict=True)
-        then, now = (vars(settings.of(each.settings)) | {"batch_size": each.batch_size} for settings, each in sides)
-        unnamed = {"batch_size"} if None in (then["batch_size"], now["batch_size"]) else set()
-        name = next((name for name in names if name not in unnamed and then[name] != now[name]), None)
+        sides = tuple(zip(run, pair, strict=True))
+        then, now = (vars(each.measured_with(settings)) | {"batch_size": each.batch_size} for settings, each in sides)
+        ignored = {"batch_size"} if None in (then["batch_size"], now["batch_size"]) else set()
+        if all(settings.of(each.settings).dtype == OWN_TYPE for settings, each in sides):
+            ignored |= {"dtype"}  # a change of the model, which is what is asked about
+        name = next((name for name in names if name not in ignored and then[name] != now[name]), None)
         return _otherwise(name, then[name], now[name]) if name else ""
 
 

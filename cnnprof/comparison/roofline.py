@@ -14,7 +14,8 @@ def against_the_roof(
 ) -> tuple[LayerRoof, ...]:
     """Put the forward pass of each layer against its roof; `analysis` counts the batch that was timed, in float32.
 
-    Layers that neither compute nor move anything have no roof, and are left out.
+    Where it counts another type, `element_bytes` is scaled as much. Layers that neither compute nor move
+    anything have no roof, and are left out.
     """
     layers = {layer.path: layer for layer in analysis.layers}
     product = peaks.flops_per_s(dtype)
@@ -28,11 +29,11 @@ def against_the_roof(
     )
 
 
-_FLOAT32_BYTES = 4
+FLOAT32_BYTES = 4
 
 
 def _roof(layer: Layer, time: LayerTime, peaks: Peaks, flops_per_s: float, element_bytes: int) -> LayerRoof:
-    moved = (layer.read_bytes + layer.written_bytes) * element_bytes / _FLOAT32_BYTES
+    moved = (layer.read_bytes + layer.written_bytes) * element_bytes / FLOAT32_BYTES
     limits: dict[Bound, float] = {
         "compute": layer.flops / flops_per_s,
         "memory": moved / peaks.bytes_per_s(moved / time.forward_operators),

@@ -5,14 +5,29 @@ from itertools import accumulate
 
 import torch
 
+from cnnprof.inputs import components
 from cnnprof.records import Memory
 from cnnprof.steps import Step
 
 
 def standing_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Sum the storages of tensors, each storage once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    """Sum the storages of tensors, each storage once; nothing for those that do not show theirs."""
+    parts = (part for tensor in tensors for part in _shown(tensor))
+    storages = {part.untyped_storage()._cdata: part.untyped_storage() for part in parts}
     return sum(storage.nbytes() for storage in storages.values())
+
+
+def not_shown(tensors: Iterable[torch.Tensor]) -> tuple[str, ...]:
+    """Name the layouts of tensors whose storages cannot be summed."""
+    layouts = (str(tensor.layout).removeprefix("torch.") for tensor in tensors if not _shown(tensor))
+    return tuple(dict.fromkeys(layouts))
+
+
+def _shown(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    try:
+        return components(tensor)
+    except NotImplementedError:
+        return ()
 
 
 def peak(before_bytes: int, events: Iterable[int]) -> Memory:

@@ -17,7 +17,7 @@ import itertools
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -29,11 +29,12 @@ from torch import nn
 from cnnprof import sources
 from cnnprof.calls import literal, literals
 from cnnprof.errors import NoSuchModelError, UsageError, first_line
+from cnnprof.inputs import bytes_of, is_plain, laid_in
 from cnnprof.models import zoo
 from cnnprof.models.cnn import CNN
 from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResNet
 from cnnprof.models.stacked import StackedNet
-from cnnprof.records import Own, Size
+from cnnprof.records import OWN_TYPE, Own, Size
 
 Built = tuple[nn.Module, Any]
 """A network and what it is fed: a size without the batch, inputs, or None where it does not say."""
@@ -210,6 +211,7 @@ _DTYPES = {
     "bfloat16": ("bfloat16", "bf16"),
     "float16": ("float16", "fp16", "half"),
     "float64": ("float64", "fp64", "double"),
+    OWN_TYPE: (OWN_TYPE,),
 }
 DTYPES = tuple(_DTYPES)
 _DTYPE_NAMES = {name: dtype for dtype, names in _DTYPES.items() for name in names}
@@ -427,14 +429,35 @@ def _from_callable(spec: Spec, where: str, attribute: str) -> NamedModel:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """Copy a module; tensors that it keeps from a forward pass, which deepcopy refuses, lose their history."""
+    """Copy a module, with what deepcopy refuses: sparse tensors, and those that it keeps from a forward pass.
+
+    The latter lose their history. Tensors that lie in one storage still do.
+    """
     if isinstance(module, torch.jit.ScriptModule):  # deepcopy would make its parameters results of a copy
         saved = io.BytesIO()
         torch.jit.save(module, saved)
         saved.seek(0)
         return torch.jit.load(saved)  # type: ignore[no-any-return, no-untyped-call]
-    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
-    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
+    places = ((vars(part), part._parameters, part._buffers) for part in module.modules())
+    held = (value for values in itertools.chain.from_iterable(places) for value in values.values())
+    kept = [value for value in held if isinstance(value, torch.Tensor)]
+    refused = (tensor for tensor in kept if not tensor.is_leaf or tensor.layout is not torch.strided)
+    copies = {id(tensor): tensor.detach().clone() for tensor in refused if not isinstance(tensor, nn.Parameter)}
+    return copy.deepcopy(module, copies | dict(_copied_together(kept)))
+
+
+def _copied_together(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Copy storages in which several tensors lie; yield the tensors in the copies, by the identities of theirs."""
+    sharing: dict[int, dict[int, torch.Tensor]] = {}
+    for tensor in filter(is_plain, tensors):
+        sharing.setdefault(tensor.untyped_storage()._cdata, {})[id(tensor)] = tensor
+    for group in sharing.values():
+        if len(group) > 1:
+            first = next(iter(group.values()))
+            whole = bytes_of(first, 0, first.untyped_storage().nbytes()).clone()
+            for key, tensor in group.items():
+                made = laid_in(whole, tensor, 0)
+                yield key, nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
 def _signature(found: Callable[..., Any]) -> inspect.Signature:

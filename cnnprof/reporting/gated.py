@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cnnprof import units
 from cnnprof.comparison.limits import PEAKS, TIMES
-from cnnprof.records import Gate, GateResult
+from cnnprof.records import OWN_TYPE, Gate, GateResult
 from cnnprof.reporting.tables import Table
 
 LABELS = {
@@ -57,7 +57,7 @@ def header(record: Gate) -> str:
         parts.append(f"now {record.commit}")
     if record.settings and any(result.metric in {**PEAKS, **TIMES} for result in record.results):
         parts += [f"batch {record.settings.batch_size}"] if record.settings.batch_size else []
-        parts.append(record.settings.dtype)
+        parts += [record.settings.dtype] if record.settings.dtype != OWN_TYPE else []
     if record.machine and record.times:
         parts.append(f"{record.machine.device}, {units.plural(record.machine.threads, 'thread')}")
     return " · ".join(parts)

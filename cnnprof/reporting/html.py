@@ -242,7 +242,7 @@ def _map_view(run: Run, drawn: RatioMap) -> dict[str, object]:
 
 
 def _dtype(run: Run, candidate: Candidate) -> str:
-    own = run.settings.of(candidate.settings)
+    own = candidate.measured_with(run.settings)
     return "bfloat16" if own.amp else own.dtype
 
 

@@ -25,7 +25,7 @@ def header(profile: MemoryProfile) -> str:
     size = units.size(profile.input_size) if profile.input_size else "its own inputs"
     said = {
         f"batch {profile.batch_size}": profile.batch_size is not None,
-        settings.dtype: True,
+        profile.dtype or settings.dtype: True,
         "bfloat16 autocast": settings.amp,
         "channels last": settings.channels_last,
         f"{settings.accumulate} batches a step": settings.accumulate > 1,

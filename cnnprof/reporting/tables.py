@@ -109,7 +109,7 @@ def header(run: Run) -> str:
     parts = [
         " and ".join(sizes) if len(sizes) < 4 else f"{len(sizes)} input sizes",
         _batches(run) if models else "",
-        *(_how(settings) if models and not settings_differ(run) else ()),
+        *(_how(run.profiles[0].measured_with(settings)) if models and not settings_differ(run) else ()),
         f"{device}, {units.plural(machine.threads, 'thread')}" + (f" (CPU share {share:.2f})" if share else ""),
         f"torch {machine.torch.partition('+')[0]}",
     ]
@@ -135,7 +135,7 @@ def _batches(run: Run) -> str:
 
 def settings_differ(run: Run) -> bool:
     """Say whether candidates are measured in different ways, their batch and input size apart."""
-    own = (run.settings.of(profile.settings) for profile in run.profiles)
+    own = (profile.measured_with(run.settings) for profile in run.profiles)
     return len({replace(settings, batch_size=1, input_size=None) for settings in own}) > 1
 
 
@@ -150,7 +150,7 @@ def _how(settings: Settings) -> list[str]:
 
 
 def _settings_row(run: Run) -> Row:
-    own = [run.settings.of(profile.settings) for profile in run.profiles]
+    own = [profile.measured_with(run.settings) for profile in run.profiles]
     threads = len({settings.threads for settings in own}) > 1
     values = tuple(
         ", ".join([*_how(each), *([units.plural(each.threads or run.machine.threads, "thread")] if threads else [])])
