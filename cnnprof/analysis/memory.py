@@ -241,7 +241,7 @@ def _told_apart(watch: "_Watch") -> Iterator[None]:
     """Tell a step that needs values from one that the network refuses."""
     try:
         yield
-    except UsageError:
+    except (UsageError, Unpredictable):
         raise
     except _READ_VALUES as error:
         raise Unpredictable(f"{watch.where()}: {first_line(error)}") from error
@@ -305,7 +305,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **(kwargs or {}))
         if func is torch.ops.aten.add.Tensor and _is_summed_in_place(args):
             return args[0]
-        output = func(*args, **(kwargs or {}))
+        output = _called(func, args, kwargs or {})
         node = torch._C._current_autograd_node()
         backward = node is not None and not torch.is_grad_enabled()  # a block that is recomputed runs forward
         if backward:
@@ -418,6 +418,19 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for part in chain.from_iterable(map(components, tensors)):
             if part.untyped_storage()._cdata in self._living:
                 yield self._living[part.untyped_storage()._cdata]
+
+
+def _called(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call an operator. Raises Unpredictable where one that is not torch's own has no rule for shapes alone."""
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError as error:
+        if func.namespace in _OF_TORCH:
+            raise
+        raise Unpredictable(f"operator {func._schema.name} has no rule for shapes alone") from error
+
+
+_OF_TORCH = ("aten", "prims")
 
 
 def _is_sparse(value: Any) -> bool:
