@@ -8,8 +8,8 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypedDict, Unpack
@@ -93,11 +93,12 @@ def predict_memory(
         measured = None
         if measure or predicted is None:
             try:
-                measured = _measured(question)
-            except (Exception, SystemExit) as error:  # a model may raise anything; what was predicted is kept
-                if predicted is None or isinstance(error, UsageError):
-                    raise UsageError(f"{question.subject.name}: its step stopped: {said(error)}") from error
-                doubts.append(Doubt("measured", f"the step stopped: {said(error)}"))
+                measured, process = _measured(question)
+                doubts += process
+            except _StoppedError as stopped:  # what was predicted is kept
+                if predicted is None or isinstance(stopped.__cause__, UsageError):
+                    raise UsageError(f"{question.subject.name}: {stopped}") from stopped.__cause__
+                doubts.append(Doubt("measured", str(stopped)))
         fit = _largest_batch(question, fits, overhead) if fits is not None and predicted is not None else None
     if predicted is not None:
         scenarios.append(Scenario(mode, question.optimizer_name, predicted))
@@ -261,26 +262,61 @@ def saved_by_layer(subject: Subject, settings: Settings) -> tuple[LayerMemory, .
 # Measured ------------------------------------------------------------------------------------------------------------
 
 
-def _measured(question: _Question) -> MeasuredMemory:
-    """Run the step here under the allocator's events, and again in a process of its own."""
+class _StoppedError(Exception):
+    """What was done when a measurement stopped; the cause is what was raised."""
+
+
+@contextmanager
+def _stopped_by(doing: str) -> Iterator[None]:
+    """Tell whose an error is. Raises _StoppedError."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a model may raise anything
+        raise _StoppedError(f"{doing} stopped: {said(error)}") from error
+
+
+def _measured(question: _Question) -> tuple[MeasuredMemory, list[Doubt]]:
+    """Run the step here under the allocator's events, and again in a process of its own. Raises _StoppedError."""
     settings = question.settings
     if torch.device(settings.device).type == "cuda" and not torch.cuda.is_available():
         raise UsageError("--measure on cuda: torch finds no CUDA device here; --device cpu")
     with timing.surroundings(settings):
-        step = _step(question)
-        if step.on_cuda:
-            found = memory.cuda_peak(step, step.device)
-            reserved = torch.cuda.max_memory_reserved(step.device)
-            return MeasuredMemory(found.peak_bytes, found.before_bytes, question.batch_size, reserved_bytes=reserved)
-        before = memory.standing_bytes(step.standing())
-        seen = operators.profiled(step, time_s=None)
+        with _stopped_by("making the step ready"):
+            step = _step(question)
+        with _stopped_by("its step"):
+            if step.on_cuda:
+                return _on_cuda(step, question.batch_size), []
+            before = memory.standing_bytes(step.standing())
+            seen = operators.profiled(step, time_s=None)
+    hidden = memory.not_shown(step.standing())
     standing = list(accumulate(seen.allocations, initial=before + seen.kept_bytes))
     churn = list(accumulate(map(abs, seen.allocations), initial=0))
-    highest = [max(standing[index] for index in stretch) for stretch in following.stretches(churn)]
-    process = _process_peak(question)
-    return MeasuredMemory(
-        max(standing), before, question.batch_size, tuple(highest), process and process[0], process and process[1]
-    )
+    highest = tuple(max(standing[index] for index in stretch) for stretch in following.stretches(churn))
+    measured = MeasuredMemory(max(standing), before, question.batch_size, highest)
+    measured, doubts = _with_process(measured, question)
+    if hidden:
+        doubts.append(Doubt("measured", f"tensors that are {' and '.join(hidden)} show no memory: it is left out"))
+    return measured, doubts
+
+
+def _on_cuda(step: steps.Step, batch_size: int) -> MeasuredMemory:
+    found = memory.cuda_peak(step, step.device)
+    reserved = torch.cuda.max_memory_reserved(step.device)
+    return MeasuredMemory(found.peak_bytes, found.before_bytes, batch_size, reserved_bytes=reserved)
+
+
+def _with_process(measured: MeasuredMemory, question: _Question) -> tuple[MeasuredMemory, list[Doubt]]:
+    """Add what a process of its own had resident, where the model can be sent to one."""
+    if not isinstance(question.optimizer, str):
+        return measured, []
+    job = (question.subject.asked, question.mode, question.settings, question.asked_loss, question.optimizer)
+    try:
+        sent = pickle.dumps((sys.path, job))
+    except Exception as error:  # noqa: BLE001  # what a model holds may raise anything
+        why = f"it cannot be sent to a process of its own, whose resident memory stays unknown: {said(error)}"
+        return measured, [Doubt("process", why)]
+    peak, before = _process_peak(sent) or (None, None)
+    return dataclasses.replace(measured, process_peak_bytes=peak, process_before_bytes=before), []
 
 
 def _step(question: _Question) -> steps.Step:
@@ -291,20 +327,17 @@ def _step(question: _Question) -> steps.Step:
     return steps.prepare(subject.build(), inputs, question.mode, settings, question.loss, maker)
 
 
-def _process_peak(question: _Question) -> tuple[int, int] | None:
+def _process_peak(job: bytes) -> tuple[int, int] | None:
     """Return what a process of its own had resident at most, and before; None where none can be had.
 
     Not through multiprocessing, which would run a script again that calls this outside `if __name__ == "__main__"`.
     """
-    if not isinstance(question.optimizer, str):
-        return None
-    job = (question.subject.asked, question.mode, question.settings, question.asked_loss, question.optimizer)
     command = [sys.executable, "-c", "from cnnprof.footprint import tell_resident; tell_resident()"]
     try:
-        told = subprocess.run(command, input=pickle.dumps((sys.path, job)), capture_output=True, check=True).stdout
+        told = subprocess.run(command, input=job, capture_output=True, check=True).stdout
         peak, before = json.loads(told.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError, AttributeError, RuntimeError):
-        return None  # it was killed, or the model cannot be sent there
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError):
+        return None  # it was killed, or the model cannot be made there
     return peak, before
 
 

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
 
+from cnnprof.analysis.shadow import Shadow, copied
+from cnnprof.analysis.trace import has_no_values
 from cnnprof.errors import UsageError, checked_count, is_count
 from cnnprof.inputs import Inputs, input_type
 from cnnprof.models import catalog
@@ -112,12 +115,25 @@ def subject_of(
         name or found.name,
         found.resolved,
         found.module,
-        found.build,
+        partial(_made_anew, found),
         None if own is not None else size,
         None if own is None else Inputs.of(own, batch),
         replace(found.settings, input_size=size) if found.settings.input_size else found.settings,
         (name, model, input_size, batch_size, inputs),
     )
+
+
+def _made_anew(found: catalog.NamedModel) -> nn.Module:
+    """Build a model; where that raises, as its __deepcopy__ or a lock does, the one at hand is copied.
+
+    What is neither module nor tensor is shared then.
+    """
+    try:
+        return found.build()
+    except Exception:
+        if has_no_values(found.module):
+            raise
+        return Shadow(found.module, copied, found.module.training).root
 
 
 def image_size(subject: Subject) -> tuple[int, int, int]:

@@ -1,8 +1,10 @@
 """What models hold and are fed, in types, layouts and sharing of any kind: what is predicted, against a real step."""
 
+import threading
 from collections import UserDict
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 import torch
@@ -431,3 +433,78 @@ def test_the_caller_s_inputs_get_no_gradient():
     assert found.profiles[0].failure is None
     assert found.profiles[0].memory.training is not None
     assert leaf.grad is None
+
+
+# What cannot be copied, sent or followed -----------------------------------------------------------------------------
+
+
+class Uncopied(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise ValueError("no copies")
+
+
+def holding(value):
+    net = nn.Linear(8, 8)
+    net.extra = value
+    return net
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (nn.Linear(8, 8), {"loss": lambda output: output.square().sum()}),
+        (holding(lambda: 1), {}),
+        (holding(threading.Lock()), {}),
+        (holding(Path(__file__).open()), {}),  # noqa: SIM115
+        (holding(i for i in range(3)), {}),
+        (Uncopied(8, 8), {}),
+    ],
+)
+def test_what_a_model_holds_stops_no_measurement(model, options):
+    found = predict_memory(model, (8,), 4, measure=True, **options)
+    assert found.error == pytest.approx(0, abs=WITHIN)
+    assert all(doubt.about == "process" for doubt in found.doubts), found.doubts
+
+
+def test_a_model_that_cannot_be_copied_is_left_as_it_is():
+    model = Uncopied(8, 8)
+    before = model.weight.clone()
+    found = profile(model, (8,), 2, time_s=0.2, modes=("training",))
+    assert found.profiles[0].failure is None
+    assert torch.equal(model.weight, before)
+    assert model.weight.grad is None
+
+
+def test_what_fails_before_the_step_is_told_apart():
+    class Unmoved(nn.Linear):
+        def _apply(self, change, recurse=True):
+            raise ValueError("it stays")
+
+    found = predict_memory(Unmoved(8, 8), (8,), 4, measure=True)
+    assert found.predicted is not None
+    assert [doubt.message for doubt in found.doubts] == ["making the step ready stopped: ValueError: it stays"]
+
+
+@torch.library.custom_op("cnnprof_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x + x
+
+
+LIBRARY = torch.library.Library("cnnprof_tests_too", "DEF")
+LIBRARY.define("thrice(Tensor x) -> Tensor")
+LIBRARY.impl("thrice", lambda x: torch.add(x, x, alpha=2), "CPU")
+
+
+@pytest.mark.parametrize(
+    ("operator", "named"),
+    [
+        (twice, "cnnprof_tests::twice"),
+        (lambda x: torch.ops.cnnprof_tests_too.thrice(x), "cnnprof_tests_too::thrice"),
+    ],
+)
+def test_an_operator_without_a_rule_for_shapes_is_measured(operator, named):
+    found = predict_memory(Calling(lambda net, x: operator(net.a(x)), a=nn.Linear(8, 8)), (8,), 4, mode="inference")
+    assert found.predicted is None
+    # weights and bias, two images, and the outputs of both operators
+    assert found.measured.peak_bytes == (8 * 8 + 8) * 4 + 2 * 8 * 4 + 2 * 2 * 8 * 4
+    assert any(named in doubt.message for doubt in found.doubts)

@@ -36,6 +36,12 @@ def shared_or_copied(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
 
 
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a tensor that requires a gradient where that one is a leaf that does."""
+    copy = tensor.detach().clone()
+    return copy.requires_grad_() if tensor.requires_grad and tensor.is_leaf else copy
+
+
 class Shadow:
     """A shallow clone of a module's tree with other tensors, all of it in training or in eval mode.
 
