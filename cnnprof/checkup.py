@@ -21,6 +21,8 @@ from cnnprof.training.sanity import BATCH, COURSE_RATE, RATES, Trial, classes_of
 
 BATCHES = 8
 """Of 16 images each that it is tried on."""
+TIMEOUT_S = 1800.0
+"""A ResNet-50 at 3x224x224 that does not learn takes as long for all its steps, on two cores."""
 
 
 @deep_recursion()
@@ -34,15 +36,19 @@ def sanity(
     seed: int = 42,
     loss: Loss | str | None = None,
     threads: int | None = None,
+    timeout_s: float = TIMEOUT_S,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Sanity:
     """Find out whether a classifier of images (N, C, H, W) -> (N, K) can learn at all, in some ten checks.
 
     It is tried on new networks, or on copies of a given module, which stays as it is; so do random states. Without
     labels, which is where a `loss` of the output alone is given, images are random and what needs labels is skipped.
+    What `timeout_s` seconds leave no time for is in `not_asked`; no verdict else depends on how long it takes.
     Raises UsageError for what is no classifier, has fewer outputs than the data have classes, or refuses its images.
     """
     started = time.monotonic()
+    if not timeout_s > 0:
+        raise UsageError(f"timeout {timeout_s!r}: a number of seconds above 0 was expected")
     settings = settings_of(None, BATCH, {"device": device, "seed": seed, "threads": threads}, loss)
     subject = subject_of(None, model, input_size, BATCH, None)
     size = image_size(subject)
@@ -50,7 +56,7 @@ def sanity(
     with torch_threads(settings.threads):
         try:
             trial, said = _trial(subject, found, data, data_dir, seed, settings.device)
-            findings = examine(trial, progress)
+            findings = examine(replace(trial, ends=started + timeout_s), progress)
             with RandomState.kept():  # built anew, for lazy layers have no sizes before they are called
                 params = sum(parameter.numel() for parameter in trial.network().parameters())
         except UsageError as error:
@@ -72,6 +78,7 @@ def sanity(
         took_s=time.monotonic() - started,
         checks=findings.checks,
         norms=findings.norms,
+        not_asked=findings.not_asked,
     )
 
 

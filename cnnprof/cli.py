@@ -753,6 +753,7 @@ def sanity(
     seed: Seed = 42,
     loss: Loss = None,
     threads: Threads = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Until no more is asked.")] = 1800.0,
     output: Output = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -775,6 +776,7 @@ def sanity(
                 seed=seed,
                 loss=loss,
                 threads=threads,
+                timeout_s=timeout_s,
                 progress=screen.progress if screen is not None else lambda share: None,
             )
         if not (as_json or quiet):
@@ -782,8 +784,10 @@ def sanity(
     if as_json:
         _print_json(record)
     _save(record, targets)
-    if not record.passed:
+    if record.failed:
         raise typer.Exit(_complain(f"{model}: {checked.counts(record.checks)}", 1))
+    if record.not_asked:
+        raise typer.Exit(_complain(f"{model}: inconclusive, no time was left to ask: {checked.not_asked(record)}", 3))
 
 
 @app.command()

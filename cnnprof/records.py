@@ -1282,11 +1282,18 @@ class Sanity(Shown):
     checks: tuple[Check, ...]
     norms: tuple[LayerNorms, ...] = ()
     """By depth; none where numbers were not finite."""
+    not_asked: tuple[str, ...] = ()
+    """The checks that no time was left for."""
 
     @property
     def passed(self) -> bool:
-        """Say whether no check failed."""
-        return not any(check.status == "failed" for check in self.checks)
+        """Say whether no check failed, and all were asked."""
+        return not self.failed and not self.not_asked
+
+    @property
+    def failed(self) -> bool:
+        """Say whether a check failed: no check that was not asked would change that."""
+        return any(check.status == "failed" for check in self.checks)
 
 
 # Training ------------------------------------------------------------------------------------------------------------

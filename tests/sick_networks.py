@@ -31,6 +31,13 @@ class SoftmaxTwice(Healthy):
         return super().forward(x).softmax(1)
 
 
+class SigmoidHead(Healthy):
+    """Its scores lie between 0 and 1: no loss is below ln(1 + 9/e) = 1.46."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sigmoid()
+
+
 class MeanColour(nn.Module):
     """Sees three means of an image, which are alike for grey ones: no line tells ten classes apart by them."""
 
@@ -389,6 +396,7 @@ SICK = {
     "Dropped": "overfits a batch",
     "OneUnit": "overfits a batch",
     "Squashed": "overfits a batch",
+    "SigmoidHead": "overfits a batch",
     "Sigmoids": "depth",
 }
 """The check that fails, and no other."""

@@ -2,10 +2,12 @@
 
 import copy
 import functools
+import itertools
 import json
 import math
 import random
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +29,18 @@ from cnnprof.training.sanity.fit import Fit
 
 IMAGE = (3, 32, 32)
 FILE = Path(sick_networks.__file__)
-SLOW = {"SoftmaxTwice", "Deep", "Dropped", "OneUnit", "Squashed", "Sigmoids", "Detached", "BatchSoftmax", "Cut"}
+SLOW = {
+    "SoftmaxTwice",
+    "SigmoidHead",
+    "Deep",
+    "Dropped",
+    "OneUnit",
+    "Squashed",
+    "Sigmoids",
+    "Detached",
+    "BatchSoftmax",
+    "Cut",
+}
 """The first try every rate in vain, the others are much like some that are not slow."""
 
 
@@ -304,13 +317,52 @@ def test_weights_mode_gradients_and_random_states_stay(error):
     assert not any(part._forward_hooks for part in network.modules())
 
 
-def test_without_time_it_is_no_failure():
-    batches = [(torch.randn(16, *IMAGE), torch.arange(16) % 10)] * 4
-    found = questions.examine(questions.Trial(sick_networks.Healthy, batches, time_s=0.0))
+def examined(build, ends=math.inf):
+    """Examine a network by a clock that moves on by 1 s whenever it is looked at."""
+    images = torch.randn(64, *IMAGE, generator=torch.Generator().manual_seed(0))
+    batches = [(each, torch.arange(16) % 10) for each in images.split(16)]
+    ticks = itertools.count()
+    return questions.examine(questions.Trial(build, batches, ends=ends, clock=lambda: float(next(ticks))))
+
+
+@pytest.mark.parametrize("network", [sick_networks.Healthy, sick_networks.Deep, sick_networks.SigmoidHead])
+def test_what_no_time_was_left_for_is_not_asked(network):
+    found = examined(network, ends=20.0)
     by_name = {each.name: each for each in found.checks}
-    assert by_name["overfits a batch"].status == "warning"
-    assert "no time was left" in by_name["overfits a batch"].message
-    assert by_name["shuffled labels"].status == "skipped"
+    assert {"overfits a batch", "shuffled labels", "deterministic"} <= set(found.not_asked)
+    assert ("depth" in found.not_asked) == (network is sick_networks.Deep)  # whether it learns decides there alone
+    assert all(by_name[name].status == "skipped" for name in found.not_asked)
+    assert "failed" not in {each.status for each in found.checks}
+
+
+def test_what_fails_in_time_fails():
+    steps = 40 + 200 + 200  # at the first rate the loss of Deep stays where it was
+    assert failed(examined(sick_networks.Deep, ends=float(steps))) == ["depth"]
+
+
+@pytest.mark.parametrize("name", ["Deep", "SigmoidHead", "Healthy"])
+def test_no_verdict_depends_on_the_pace_of_time(name, monkeypatch):
+    quiet = look(name).checks
+    for clock in ("thread_time", "process_time"):
+        began, honest = getattr(time, clock)(), getattr(time, clock)
+        monkeypatch.setattr(time, clock, lambda began=began, honest=honest: began + 100 * (honest() - began))
+    assert cnnprof.sanity(f"{FILE}:{name}", IMAGE).checks == quiet
+
+
+def test_without_time_it_is_inconclusive(typed):
+    code, out, err = typed("sanity", f"{FILE}:Healthy", "--input-size", "3x32x32", "--timeout", "1e-9", "-o", "x/")
+    assert code == 3
+    assert "inconclusive, no time was left to ask: overfits a batch, shuffled labels, deterministic;" in err
+    assert re.search(r"\n\nInconclusive: .*\n *ok +loss at start", out, re.DOTALL)  # said first
+    (path,) = Path("x").glob("*.json")
+    document = json.loads(path.read_text())
+    assert (document["passed"], len(document["not_asked"])) == (False, 3)
+    assert store.to_document(store.read(path)) == document
+
+
+def test_a_time_below_0_is_refused():
+    with pytest.raises(UsageError, match="timeout 0: a number of seconds above 0"):
+        cnnprof.sanity(sick_networks.Healthy(), IMAGE, timeout_s=0)
 
 
 def test_what_cannot_be_asked_is_skipped_with_the_reason():
@@ -545,7 +597,7 @@ def test_classes_that_the_data_lack_cost_nothing():
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 1000))
     nn.init.zeros_(network[1].weight), nn.init.zeros_(network[1].bias)
     trial = trial_of(network, (3, 4, 4))
-    assert fit._learned(trial, trial.batches, 1, math.inf).loss == pytest.approx(math.log(10), rel=1e-6)
+    assert fit._learned(trial, trial.batches, epochs=1).loss == pytest.approx(math.log(10), rel=1e-6)
 
 
 class Missing(sick_networks.Healthy):

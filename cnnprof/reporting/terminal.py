@@ -134,8 +134,9 @@ def verification(record: Verification) -> RenderableType:
 
 def sanity(record: Sanity) -> RenderableType:
     """The screen of sanity: every check, and what to do where one does not hold."""
-    closing = map(Text, checked.sanity_sentences(record))
-    return Group(Text(checked.sanity_header(record)), Text(), _rows(record.checks), Text(), *closing)
+    sentences = [*map(Text, checked.sanity_sentences(record))]
+    first = [*sentences, Text()] if record.not_asked else []
+    return Group(Text(checked.sanity_header(record)), Text(), *first, _rows(record.checks), Text(), *sentences)
 
 
 GATE_STYLES = {

@@ -22,7 +22,7 @@ from cnnprof.training.sanity import moves, samples, signals
 from cnnprof.training.sanity.fit import COURSE_RATE, IN_A_BATCH, IN_COURSE, RATES, Fit, fitted, overfits, shuffled
 from cnnprof.training.sanity.moves import NOT_FINITE, Moved
 from cnnprof.training.sanity.signals import Start
-from cnnprof.training.sanity.trial import BATCH, Trial, all_scores, check, trained
+from cnnprof.training.sanity.trial import BATCH, OutOfTimeError, Trial, all_scores, check, trained
 from cnnprof.training.sanity.watch import Watch
 
 __all__ = ["BATCH", "COURSE_RATE", "RATES", "Findings", "Trial", "classes_of", "examine", "norms"]
@@ -34,6 +34,8 @@ class Findings:
 
     checks: tuple[Check, ...]
     norms: tuple[LayerNorms, ...]
+    not_asked: tuple[str, ...] = ()
+    """Checks that no time was left for."""
 
 
 def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None) -> Findings:
@@ -50,24 +52,34 @@ def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None
         progress(0.2)
         fit = fitted(trial)
         progress(0.7)
-        independent = _asked("samples independent", lambda: samples.independent(trial, moved.network))
-        learned, heard = fit is not None and fit.learned, independent.message != samples.NOT_HEARD
-        move = moves.excused(moved, learned, heard)
-        follows = ROUNDED if moved.rounds and move.status == "failed" else FOLLOWS
-        found = [
-            *signals.at_start(trial, start),
-            overfits(trial, fit),
-            move,
-            independent,
-            samples.batch_norm(moved),
-            _finite(moved, fit),
-            _asked("dead ReLUs", lambda: signals.dead_relus(trial, start, fit)),
-            signals.depth(moved, fit),
-            _asked("shuffled labels", lambda: shuffled(trial, fit)),
-            _asked("deterministic", lambda: samples.deterministic(trial)),
-        ]
+        answers = _answers(trial, start, moved, fit)
         progress(1.0)
-        return Findings(tuple(_without_consequences(found, follows)), moved.norms)
+        not_asked = tuple(name for name, answer in answers.items() if answer is None)
+        found = [answer or check(name, "skipped", None, NO_TIME) for name, answer in answers.items()]
+        rounds = moved.rounds and moves.NAME in (each.name for each in found if each.status == "failed")
+        checks = _without_consequences(found, ROUNDED if rounds else FOLLOWS)
+        return Findings(tuple(checks), moved.norms, not_asked)
+
+
+NO_TIME = "not asked: no time was left"
+
+
+def _answers(trial: Trial, start: Start, moved: Moved, fit: Fit | None) -> Mapping[str, Check | None]:
+    """Put what is asked of passes and fits; None where no time was left for an answer."""
+    independent = _asked("samples independent", lambda: samples.independent(trial, moved.network))
+    heard = independent is not None and independent.message != samples.NOT_HEARD
+    questions: Mapping[str, Callable[[], Check]] = {
+        IN_COURSE if trial.course else IN_A_BATCH: lambda: overfits(trial, fit),
+        moves.NAME: lambda: moves.excused(moved, fit, heard),
+        "finite": lambda: _finite(moved, fit),
+        "dead ReLUs": lambda: signals.dead_relus(trial, start, fit),
+        "depth": lambda: signals.depth(moved, fit),
+        "shuffled labels": lambda: shuffled(trial, fit),
+        "deterministic": lambda: samples.deterministic(trial),
+    }
+    at_start = {each.name: each for each in (*signals.at_start(trial, start), samples.batch_norm(moved))}
+    answers = {name: _asked(name, question) for name, question in questions.items()}
+    return {**at_start, "samples independent": independent, **answers}
 
 
 def norms(trial: Trial) -> tuple[LayerNorms, ...]:
@@ -87,9 +99,11 @@ def _quietly() -> AbstractContextManager[object]:
     return stack
 
 
-def _asked(name: str, ask: Callable[[], Check]) -> Check:
+def _asked(name: str, ask: Callable[[], Check]) -> Check | None:
     try:
         return ask()
+    except OutOfTimeError:
+        return None
     except NotFiniteError as error:
         return check(name, "skipped", None, f"{NOT_FINITE}: {error}")
     except (Exception, SystemExit) as error:  # noqa: BLE001  # a user's model may raise anything
@@ -100,9 +114,11 @@ def _asked(name: str, ask: Callable[[], Check]) -> Check:
 
 
 def _finite(moved: Moved, fit: Fit | None) -> Check:
-    """Ask whether all numbers were finite in the steps that were run."""
+    """Ask whether all numbers were finite in the steps that were run. Raises OutOfTimeError."""
     if moved.not_finite:
         return _not_finite(moved.not_finite)
+    if fit and fit.not_finite and fit.undecided:
+        raise OutOfTimeError
     if fit and fit.not_finite:
         gentler = fit.learned
         message = f"first not finite: {fit.not_finite}" + ("; at a gentler rate all are" if gentler else "")

@@ -1,7 +1,6 @@
 """Whether a few images can be learned by heart, what was seen where they were not, and whether labels matter."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,18 @@ from torch import Tensor, nn
 from cnnprof import units
 from cnnprof.errors import NotFiniteError
 from cnnprof.records import Check
-from cnnprof.training.sanity.trial import BATCH, NO_LABELS, Batch, Trial, adam, check, contrast, main_scores, trained
+from cnnprof.training.sanity.trial import (
+    BATCH,
+    NO_LABELS,
+    Batch,
+    OutOfTimeError,
+    Trial,
+    adam,
+    check,
+    contrast,
+    main_scores,
+    trained,
+)
 from cnnprof.training.sanity.watch import Watch
 from cnnprof.training.trainer import ClassifierTrainer
 
@@ -29,9 +39,6 @@ FEW = 50
 """Images that the course overfits, and whose labels are shuffled."""
 IN_COURSE, IN_A_BATCH = "overfits 50 images", "overfits a batch"
 
-_clock = time.thread_time
-"""A busy machine, on which the wall clock runs on, should change no answer."""
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -45,6 +52,7 @@ class Fit:
     not_finite: str = ""
     """Where a number was none, at which step and rate."""
     out_of_time: bool = False
+    """It was ended before it had taken all its steps."""
     epoch: int = 0
     earlier: float = math.inf
     """The loss, PATIENCE steps before."""
@@ -54,32 +62,40 @@ class Fit:
         """Say whether it learned them, in the course's way where it was asked so."""
         return self.accuracy >= COURSE_SHARE if self.epoch else self.accuracy == 1 and self.loss < LOW
 
+    @property
+    def undecided(self) -> bool:
+        """Say whether it might have learned them in the time that it did not have."""
+        return self.out_of_time and not self.learned
+
 
 def fitted(trial: Trial) -> Fit | None:
     """Learn a few images by heart, at the first rate that does; None without labels."""
     if trial.loss is not None:
         return None
-    ends = _clock() + trial.time_s * 2 / 3
     if trial.course:
-        return _in_course(trial, ends)
+        return _in_course(trial)
     fits: list[Fit] = []
     for rate in RATES:
         if fits and fits[-1].not_finite and rate > fits[-1].rate:
             continue
-        fits.append(_in_a_batch(trial, rate, ends))
-        if fits[-1].learned or _clock() > ends:
+        fits.append(_in_a_batch(trial, rate))
+        if fits[-1].learned or fits[-1].out_of_time:
             break
     best = max(fits, key=lambda fit: (fit.accuracy, -fit.loss))
     not_finite = next((fit.not_finite for fit in fits if fit.not_finite), "")
-    return replace(best, not_finite=not_finite, out_of_time=any(fit.out_of_time for fit in fits))
+    return replace(best, not_finite=not_finite, out_of_time=fits[-1].out_of_time)
 
 
-def _in_a_batch(trial: Trial, rate: float, ends: float) -> Fit:
+def _in_a_batch(trial: Trial, rate: float) -> Fit:
     network = trial.network()
     optimizer = adam(network, rate)
-    losses, halfway = [math.inf] * PATIENCE, (_clock() + ends) / 2
+    losses = [math.inf] * PATIENCE
     fit = Fit(0.0, math.inf, 0, rate, network)
     for step in range(1, STEPS + 1):
+        try:
+            trial.check_time()
+        except OutOfTimeError:
+            return replace(fit, out_of_time=True)
         loss, right = trial.step(network, optimizer, trial.batches[0])
         if not math.isfinite(loss):
             return replace(fit, steps=step, not_finite=f"the loss in step {step} at a rate of {units.short(rate)}")
@@ -88,8 +104,6 @@ def _in_a_batch(trial: Trial, rate: float, ends: float) -> Fit:
         stays = loss > FALLS * losses[PATIENCE]
         if fit.learned or (step == PATIENCE and stays and rate == RATES[0]):
             break
-        if _clock() > (halfway if stays and rate != RATES[-1] else ends):  # another rate may do better
-            return replace(fit, out_of_time=step < (PATIENCE if stays else STEPS))
     return fit
 
 
@@ -99,31 +113,37 @@ def _guess(labels: Tensor) -> float:
     return float(-shares.xlogy(shares).sum())
 
 
-def _in_course(trial: Trial, ends: float) -> Fit:
+def _in_course(trial: Trial) -> Fit:
     network = trial.network()
     trainer = ClassifierTrainer(network, F.cross_entropy, torch.optim.SGD(trained(network), COURSE_RATE))
     best = Fit(0.0, math.inf, 0, COURSE_RATE, network)
     few = trial.few(FEW, COURSE_BATCH)
     for epoch in range(1, COURSE_EPOCHS + 1):
         try:
+            trial.check_time()
             losses, percent = trainer.train_epoch(few, verbose=False)
         except NotFiniteError as error:
             return replace(best, not_finite=f"epoch {epoch}, {str(error).partition(';')[0]}")
+        except OutOfTimeError:
+            return replace(best, out_of_time=True)
         if percent / 100 > best.accuracy:
             loss = sum(losses) / len(losses)
             best = Fit(percent / 100, loss, epoch * len(few), COURSE_RATE, network, epoch=epoch)
         if best.learned:
             break
-        if _clock() > ends:
-            return replace(best, out_of_time=True)
     return best
 
 
 def overfits(trial: Trial, fit: Fit | None) -> Check:
-    """Ask whether a few images can be learned by heart, which any network that can learn at all does."""
+    """Ask whether a few images can be learned by heart, which any network that can learn at all does.
+
+    Raises OutOfTimeError.
+    """
     name = IN_COURSE if trial.course else IN_A_BATCH
     if fit is None:
         return check(name, "skipped", None, NO_LABELS)
+    if fit.undecided:
+        raise OutOfTimeError
     message = f"{units.percent(fit.accuracy, 0)} %"
     if trial.course:
         message += f" in epoch {fit.epoch} of {COURSE_EPOCHS} (asked: {units.percent(COURSE_SHARE, 0)} %)"
@@ -132,8 +152,6 @@ def overfits(trial: Trial, fit: Fit | None) -> Check:
         message += f" of Adam at a rate of {units.short(fit.rate)}"
     if fit.learned:
         return check(name, "ok", 100 * fit.accuracy, message)
-    if fit.out_of_time:
-        return check(name, "warning", 100 * fit.accuracy, f"{message}: no time was left for more")
     message += "" if trial.course else f", the best of {len(RATES)} rates"
     return check(name, "failed", 100 * fit.accuracy, message, "" if fit.not_finite else _seen(trial, fit))
 
@@ -181,26 +199,31 @@ TELLS = 0.1
 
 
 def shuffled(trial: Trial, fit: Fit | None) -> Check:
-    """Ask whether true labels are learned sooner than shuffled ones, or tell of other images more than they do."""
+    """Ask whether true labels are learned sooner than shuffled ones, or tell of other images more than they do.
+
+    Raises OutOfTimeError.
+    """
     name = "shuffled labels"
     if fit is None:
         return check(name, "skipped", None, NO_LABELS)
+    if fit.undecided:
+        raise OutOfTimeError
     if not fit.learned:
         return check(name, "skipped", None, "it does not learn the true ones")
     few = trial.few(FEW, FEW // 2)
     labels = torch.cat([labels for _, labels in few])
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(trial.seed))
     mixed = torch.split(labels[order.to(labels.device)], FEW // 2)
-    true = _learned(trial, few, EPOCHS, _clock() + trial.time_s / 6)
+    true = _learned(trial, few)
     wrong = [(images, each) for (images, _), each in zip(few, mixed, strict=True)]
-    other = _learned(trial, wrong, true.epochs, math.inf)
+    other = _learned(trial, wrong)
     message = (
-        f"mean loss over {units.plural(true.epochs, 'epoch')} of {len(labels)} images: "
+        f"mean loss over {EPOCHS} epochs of {len(labels)} images: "
         f"{units.decimal(true.loss, 2)} with true labels, {units.decimal(other.loss, 2)} with shuffled ones; then "
         f"{units.percent(true.of_others, 0)} % and {units.percent(other.of_others, 0)} % of other images are right"
     )
     if min(true.loss, other.loss) > SLOW * _guess(labels):
-        return check(name, "skipped", None, f"neither is learned in {units.plural(true.epochs, 'epoch')}")
+        return check(name, "skipped", None, f"neither is learned in {EPOCHS} epochs")
     ratio = other.loss / true.loss if true.loss else math.inf
     if ratio > 1 or true.of_others > other.of_others + TELLS:
         return check(name, "ok", ratio, message)
@@ -213,28 +236,26 @@ class _Learned:
 
     loss: float
     """The mean over all epochs, among the classes that the data have: to forget all others takes any labels as long."""
-    epochs: int
     of_others: float
     """The share of images never seen that it gets right, in training mode."""
 
 
-def _learned(trial: Trial, few: Sequence[Batch], epochs: int, ends: float) -> _Learned:
-    """Learn a few images; time may cut the epochs."""
+def _learned(trial: Trial, few: Sequence[Batch], epochs: int = EPOCHS) -> _Learned:
+    """Learn a few images. Raises OutOfTimeError."""
     network = trial.network()
     optimizer = adam(network, 1e-3)
     losses: list[float] = []
     classes = 1 + max(int(labels.max()) for _, labels in trial.batches)
     for _ in range(epochs):
         for batch in few:
+            trial.check_time()
             _, output = trial.passed(network, batch)
             optimizer.step()
             losses.append(float(F.cross_entropy(main_scores(output).detach()[:, :classes], batch[1])))
         if not math.isfinite(losses[-1]):
             raise NotFiniteError(f"a loss in step {len(losses)}")
-        if _clock() > ends:
-            break
     others = trial.batches[-(-FEW // BATCH) :]
     with torch.no_grad():
         right = [main_scores(network(images)).argmax(1) == labels for images, labels in others]
     share = float(torch.cat(right).float().mean()) if right else 0.0
-    return _Learned(sum(losses) / len(losses), len(losses) // len(few), share)
+    return _Learned(sum(losses) / len(losses), share)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from cnnprof import units
 from cnnprof.records import Check, LayerNorms
-from cnnprof.training.sanity.trial import Trial, adam, check, listed, not_finite_gradient
+from cnnprof.training.sanity.fit import Fit
+from cnnprof.training.sanity.trial import OutOfTimeError, Trial, adam, check, listed, not_finite_gradient
 from cnnprof.training.sanity.watch import Watch
 
 NAME = "all parameters move"
@@ -116,9 +117,16 @@ def _alike(network: nn.Module) -> Iterator[str]:
                 yield f"{path}.weight".lstrip(".")
 
 
-def excused(found: Moved, learned: bool, heard: bool) -> Check:
-    """Warn alone of gradients of 0 in a network that learns and hears the image: attention over one place has such."""
-    if found.check.status != "failed" or not found.at_zero or not learned or not heard:
+def excused(found: Moved, fit: Fit | None, heard: bool) -> Check:
+    """Warn alone of gradients of 0 in a network that learns and hears the image: attention over one place has such.
+
+    Raises OutOfTimeError.
+    """
+    if found.check.status != "failed" or not found.at_zero or fit is None or not heard:
+        return found.check
+    if fit.undecided:
+        raise OutOfTimeError
+    if not fit.learned:
         return found.check
     hint = "is a map 1x1 there, so that attention has nothing to choose from? a larger --input-size tells"
     return replace(found.check, status="warning", hint=hint)

@@ -102,8 +102,12 @@ ROUNDING = 1e-5
 
 
 def deterministic(trial: Trial) -> Check:
-    """Ask whether the same seed makes the same network and the same steps, and evaluation the same scores."""
+    """Ask whether the same seed makes the same network and the same steps, and evaluation the same scores.
+
+    Raises OutOfTimeError.
+    """
     name = "deterministic"
+    trial.check_time()
     (network, one), (_, other) = _few_steps(trial), _few_steps(trial)
     steps = f"the same steps under seed {trial.seed}, twice"
     apart = max(map(_apart, one, other))

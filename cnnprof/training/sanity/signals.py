@@ -13,7 +13,16 @@ from cnnprof import units
 from cnnprof.records import Check
 from cnnprof.training.sanity.fit import Fit
 from cnnprof.training.sanity.moves import Moved
-from cnnprof.training.sanity.trial import NO_LABELS, Batch, Trial, check, listed, main_scores, not_finite_gradient
+from cnnprof.training.sanity.trial import (
+    NO_LABELS,
+    Batch,
+    OutOfTimeError,
+    Trial,
+    check,
+    listed,
+    main_scores,
+    not_finite_gradient,
+)
 from cnnprof.training.sanity.watch import Rectifier, Watch
 
 
@@ -142,7 +151,7 @@ Of 35 healthy networks that were tried at 32 to 64 pixels the first lie between 
 
 
 def depth(moved: Moved, fit: Fit | None) -> Check:
-    """Ask whether differences between images reach the last layer, and gradients the first."""
+    """Ask whether differences between images reach the last layer, and gradients the first. Raises OutOfTimeError."""
     name = "depth"
     gradients = [each.gradient for each in moved.norms if each.gradient is not None]
     if len(gradients) < 2:
@@ -158,6 +167,8 @@ def depth(moved: Moved, fit: Fit | None) -> Check:
     hint = (
         "put norms between the layers, or skips around them, or initialise for the activation: nn.init.kaiming_normal_"
     )
-    learns = fit is None or fit.learned or fit.out_of_time
+    if fit is not None and fit.undecided:
+        raise OutOfTimeError
+    learns = fit is None or fit.learned
     word = "they vanish: " if ratio <= FLAT else "they explode: " if ratio >= STEEP else "images look alike: "
     return check(name, "warning" if learns else "failed", ratio, word + message, hint)

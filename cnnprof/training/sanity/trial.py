@@ -1,6 +1,7 @@
 """What is tried and on what: a network that can be made again and again, its steps and its scores."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,11 @@ from cnnprof.records import Check, Status
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and labels (N,)."""
 Loss = Callable[[Any], Tensor]
+
+
+class OutOfTimeError(Exception):
+    """No time is left for a question."""
+
 
 BATCH = 16
 AUXILIARY = 0.3
@@ -34,8 +40,14 @@ class Trial:
     device: str = "cpu"
     course: bool = False
     """Whether it overfits is asked in the course's way."""
-    time_s: float = 10.0
-    """Of this thread, spent on learning; overfitting takes at most two thirds."""
+    ends: float = math.inf
+    """On the clock: what is not answered by then is not asked. Steps are counted, so that no verdict depends on it."""
+    clock: Callable[[], float] = time.monotonic
+
+    def check_time(self) -> None:
+        """Raise OutOfTimeError where no time is left."""
+        if self.clock() > self.ends:
+            raise OutOfTimeError
 
     def network(self) -> nn.Module:
         """Make the network under the seed, in training mode."""
