@@ -56,7 +56,7 @@ def sanity(
     with torch_threads(settings.threads):
         try:
             trial, said = _trial(subject, found, data, data_dir, seed, settings.device)
-            findings = examine(replace(trial, ends=started + timeout_s), progress)
+            findings = examine(replace(trial, ends=started + timeout_s), progress, subject.module)
             with RandomState.kept():  # built anew, for lazy layers have no sizes before they are called
                 params = sum(parameter.numel() for parameter in trial.network().parameters())
         except UsageError as error:

@@ -43,7 +43,7 @@ from cnnprof.subjects import SEEDS, Model, Subject, image_size, settings_of, sub
 from cnnprof.training import checkpoints as files
 from cnnprof.training.data import Pictures, batches, load
 from cnnprof.training.progress import Tick
-from cnnprof.training.sanity import Trial, norms
+from cnnprof.training.sanity import BATCH, Trial, norms, nothing_to_train, unregistered_weights
 from cnnprof.training.trainer import ClassifierTrainer, History, scores_of
 
 EPOCHS = 10
@@ -285,16 +285,29 @@ class Experiment:
             runs=(),
             comparisons=(),
             depths=tuple(map(self._depth, self.subjects)),
+            doubts=tuple(itertools.chain.from_iterable(map(self._unregistered, self.subjects))),
         )
+
+    def _trial(self, subject: Subject) -> Trial:
+        """Pass the first batch through what has learned nothing."""
+        (first, *_) = batches(self.pictures[subject.name], "train", self.config.batch_size, device=self.config.device)
+        return Trial(subject.build, [first], seed=self.config.seeds[0], device=self.config.device)
 
     def _depth(self, subject: Subject) -> Depth:
         """See how large activations and gradients are on the way through a model that has learned nothing."""
-        (first, *_) = batches(self.pictures[subject.name], "train", self.config.batch_size, device=self.config.device)
-        trial = Trial(subject.build, [first], seed=self.config.seeds[0], device=self.config.device)
         try:
-            return Depth(subject.name, norms(trial))
+            return Depth(subject.name, norms(self._trial(subject)))
         except (Exception, SystemExit):  # noqa: BLE001  # a model may raise anything; its own training will say so
             return Depth(subject.name, ())
+
+    def _unregistered(self, subject: Subject) -> Iterator[Doubt]:
+        """Doubt what a model learns whose weights are not all parameters."""
+        try:
+            found, hint = unregistered_weights(self._trial(subject), subject.module)
+        except (Exception, SystemExit):  # noqa: BLE001  # a model may raise anything; its own training will say so
+            return
+        if found:
+            yield Doubt(subject.name, f"{found}; they do not learn", hint)
 
     def _document(self, start: Training, runs: Runs, partial: bool) -> Training:
         contrasts = (
@@ -304,7 +317,7 @@ class Experiment:
             start,
             runs=tuple(runs.values()),
             comparisons=tuple(contrasts),
-            doubts=tuple(_doubts(self, runs)),
+            doubts=(*start.doubts, *_doubts(self, runs)),
             partial=partial,
         )
 
@@ -423,7 +436,9 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
 
     forward = macs("inference")  # which says where maps shrink to nothing, before anything runs
     if not subject.trainable:
-        raise UsageError(f"{subject.name} has no parameter that requires a gradient: there is nothing to train")
+        images = torch.zeros(BATCH, *size), torch.zeros(BATCH, dtype=torch.int64)
+        instead = nothing_to_train(Trial(subject.build, [images]))
+        raise UsageError(f"{subject.name} has no parameter that requires a gradient: {instead}")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         module = subject.build().eval()
         try:

@@ -4,6 +4,7 @@ import random
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def features(width: int = 8) -> nn.Sequential:
@@ -111,6 +112,136 @@ class MakesNanBackwards(Healthy):
     def forward(self, x: Tensor) -> Tensor:
         found = self.features(x)
         return self.head(found + (found - found).square().sqrt())
+
+
+class RawTensor(Healthy):
+    """Its weights need a gradient, and are in no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = (0.06 * torch.randn(256, 256)).requires_grad_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.linear(self.features(x), self.weight))
+
+
+class BufferOfWeights(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", (0.06 * torch.randn(256, 256)).requires_grad_())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.linear(self.features(x), self.get_buffer("weight")))
+
+
+class Scaled(Healthy):
+    """Holds the product of a parameter, and the parameter nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(256, 256)) * 0.01
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.linear(self.features(x), self.weight))
+
+
+class PlainList(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(256, 256), nn.ReLU()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers[1](self.layers[0](self.features(x))))
+
+
+class PlainDict(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = {"middle": nn.Sequential(nn.Linear(256, 256))}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers["middle"](self.features(x)))
+
+
+class Closure(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        middle = nn.Linear(256, 256)
+        self.middle = lambda x: middle(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.middle(self.features(x)))
+
+
+class MadeInForward(Healthy):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.Linear(256, 256)(self.features(x)))
+
+
+class Checkpointed(PlainList):
+    """Hides its layer from the graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.layers[0], self.features(x), use_reentrant=True))
+
+
+class DropoutInForward(Healthy):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.Dropout(0.5)(self.features(x)))
+
+
+class NormInList(Healthy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = [nn.BatchNorm1d(256, affine=False)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norms[0](self.features(x)))
+
+
+class AllInList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [features(), nn.Linear(256, 10)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1](self.layers[0](x))
+
+
+class Teacher(Healthy):
+    """Not sick: hides a network from which nothing is to learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = [Healthy()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            aim = self.teacher[0](x)
+        return super().forward(x) + 0 * aim
+
+
+class FrozenInList(Healthy):
+    """Not sick: its layer is not to learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(256, 256).requires_grad_(False)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers[0](self.features(x)))
+
+
+class Penalised(Healthy):
+    """Not sick: its images need a gradient, as for a penalty; what it keeps of a pass is no weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features.__dict__["owner"] = [self]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.features(x.detach().requires_grad_())
+        return self.head(self.kept)
 
 
 class DeadLayer(Healthy):
@@ -370,6 +501,7 @@ class Lines(nn.Module):
 
 
 WELL = ("ZeroGains", "Grouped", "ZeroHead", "Repeated", "Gated", "Cosine", "Quantised", "Recurrent", "Lines")
+WELL += ("Teacher", "FrozenInList", "Penalised")
 """Unusual, and healthy."""
 
 SICK = {
@@ -384,6 +516,16 @@ SICK = {
     "WrongView": "samples independent",
     "MakesNan": "finite",
     "MakesNanBackwards": "finite",
+    "RawTensor": "registered",
+    "BufferOfWeights": "registered",
+    "Scaled": "registered",
+    "PlainList": "registered",
+    "PlainDict": "registered",
+    "Closure": "registered",
+    "MadeInForward": "registered",
+    "Checkpointed": "registered",
+    "DropoutInForward": "registered",
+    "NormInList": "registered",
     "DeadLayer": "dead ReLUs",
     "Deep": "depth",
     "OwnNoise": "deterministic",

@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from cnnprof.errors import UsageError
 from cnnprof.models.cnn import CNN
 from cnnprof.records import Check
 from cnnprof.training import sanity as questions
-from cnnprof.training.sanity import fit, moves, samples, signals
+from cnnprof.training.sanity import fit, moves, samples, signals, unregistered
 from cnnprof.training.sanity.fit import Fit
 
 IMAGE = (3, 32, 32)
@@ -40,6 +41,7 @@ SLOW = {
     "Detached",
     "BatchSoftmax",
     "Cut",
+    *("BufferOfWeights", "PlainDict", "Closure", "MadeInForward", "Checkpointed", "NormInList"),
 }
 """The first try every rate in vain, the others are much like some that are not slow."""
 
@@ -519,6 +521,69 @@ def test_whole_numbers_are_the_cause_of_a_large_loss():
 def test_units_that_stay_alike_are_named():
     moving = check(look("Alike"), "all parameters move")
     assert moving.message == "7 of 8 tensors: the units of middle.weight stay alike"
+
+
+def registered(build):
+    return unregistered.registered(replace(trial_of(build()), build=build))
+
+
+@pytest.mark.parametrize(
+    ("network", "weights", "place"),
+    [
+        (sick_networks.RawTensor, 256 * 256, "1 tensor are in no parameter: weight"),
+        (sick_networks.BufferOfWeights, 256 * 256, "1 tensor are in no parameter: weight"),
+        (sick_networks.Scaled, 256 * 256, "1 tensor are in no parameter: weight"),
+        (sick_networks.PlainList, 257 * 256, "2 tensors are in no parameter: layers[0]."),
+        (sick_networks.PlainDict, 257 * 256, "2 tensors are in no parameter: layers.middle.0."),
+        (sick_networks.Closure, 257 * 256, "an argument of linear in the network itself (Closure)"),
+        (sick_networks.MadeInForward, 257 * 256, "an argument of linear in the network itself (MadeInForward)"),
+        (sick_networks.Checkpointed, 257 * 256, "2 tensors are in no parameter: layers[0]."),
+        (sick_networks.DropoutInForward, 0, "eval() does not reach Dropout in the network itself (DropoutInForward)"),
+        (sick_networks.NormInList, 0, "eval() does not reach BatchNorm1d in the network itself (NormInList)"),
+    ],
+)
+def test_weights_in_no_parameter_are_counted_and_named(network, weights, place):
+    found = registered(network)
+    assert (found.status, found.value) == ("failed", weights)
+    assert place in found.message
+    assert found.message.startswith(f"{weights:,} weights in " if weights else "eval()")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(sick_networks.Healthy, sick_networks.Teacher, sick_networks.FrozenInList, sick_networks.Penalised),
+        *(sick_networks.Quantised, sick_networks.Recurrent, sick_networks.Gated, Lazy),
+        lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(3072, 10))),
+    ],
+)
+def test_registered_weights_and_those_that_are_not_to_learn_are_well(network):
+    assert registered(network).status == "ok"
+
+
+def test_a_copy_does_not_hide_weights_in_no_parameter():
+    """A copy holds the product as a constant."""
+    network = sick_networks.Scaled()
+    record = cnnprof.sanity(network, IMAGE)
+    assert failed(record) == ["registered"]
+    assert check(record, "registered").value == 256 * 256
+    assert check(record, "registered").hint.startswith("weight is made of a Parameter that nothing holds")
+
+
+def test_a_network_of_unregistered_layers_alone_is_told_which():
+    told = "no parameter that requires a gradient: 3,962 weights in 6 tensors are in no parameter: layers["
+    with pytest.raises(UsageError, match=re.escape(told)):
+        cnnprof.sanity(sick_networks.AllInList(), IMAGE)
+    with pytest.raises(UsageError, match=re.escape(told)):
+        cnnprof.train([sick_networks.AllInList()], IMAGE, data="fake", epochs=1)
+
+
+@pytest.mark.parametrize("given", [f"{FILE}:PlainList", f"{FILE}:Scaled", sick_networks.Scaled()])
+def test_training_doubts_what_weights_in_no_parameter_learn(given):
+    record = cnnprof.train({"net": given}, IMAGE, data="fake", epochs=1, seeds=(1,))
+    doubt = next(doubt for doubt in record.doubts if doubt.about == "net")
+    assert re.match(r"65,\d{3} weights in . tensors? are in no parameter: .*; they do not learn", doubt.message)
+    assert "nn.Parameter" in doubt.hint
 
 
 def said_of(network, size=IMAGE):

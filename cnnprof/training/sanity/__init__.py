@@ -1,4 +1,4 @@
-"""Whether a network can learn at all: ten questions, each with its number and a hint. Knows no models.
+"""Whether a network can learn at all: some ten questions, each with its number and a hint. Knows no models.
 
 Each question is put to a network that is made anew, so that none spoils it for the next. What follows from a failure is
 named a warning, with the failure it follows from: one cause fails one check.
@@ -18,7 +18,7 @@ from cnnprof.errors import NotFiniteError, UsageError, first_line, said
 from cnnprof.inputs import tensors_in
 from cnnprof.records import Check, LayerNorms
 from cnnprof.training.checkpoints import RandomState
-from cnnprof.training.sanity import moves, samples, signals
+from cnnprof.training.sanity import moves, samples, signals, unregistered
 from cnnprof.training.sanity.fit import COURSE_RATE, IN_A_BATCH, IN_COURSE, RATES, Fit, fitted, overfits, shuffled
 from cnnprof.training.sanity.moves import NOT_FINITE, Moved
 from cnnprof.training.sanity.signals import Start
@@ -38,21 +38,31 @@ class Findings:
     """Checks that no time was left for."""
 
 
-def examine(trial: Trial, progress: Callable[[float], None] = lambda share: None) -> Findings:
+def examine(
+    trial: Trial, progress: Callable[[float], None] = lambda share: None, given: nn.Module | None = None
+) -> Findings:
     """Put every question; random states are afterwards as they were before.
 
+    `given` is the module that the trial copies; it is looked at alone.
     Raises what the network raises while it is trained; what raises elsewhere is skipped, with the reason.
     """
     with _quietly():
         start = signals.started(trial)
         progress(0.1)
         if start.not_finite:
-            return Findings(tuple(_all_but_finite(start)), ())
-        moved = moves.moved(trial)
-        progress(0.2)
-        fit = fitted(trial)
-        progress(0.7)
-        answers = _answers(trial, start, moved, fit)
+            finite = _not_finite(f"{start.not_finite}, at the start")
+            return Findings(tuple(_all_but(finite, NOT_FINITE)), ())
+        registered = _asked(unregistered.NAME, lambda: unregistered.registered(trial, given))
+        try:
+            moved = moves.moved(trial)
+            progress(0.2)
+            fit = fitted(trial)
+            progress(0.7)
+        except (Exception, SystemExit) as error:  # a user's model may raise anything
+            if registered is None or registered.status != "failed":
+                raise
+            return Findings(tuple(_all_but(registered, f"the network stopped: {said(error)}")), ())
+        answers = {unregistered.NAME: registered, **_answers(trial, start, moved, fit)}
         progress(1.0)
         not_asked = tuple(name for name, answer in answers.items() if answer is None)
         found = [answer or check(name, "skipped", None, NO_TIME) for name, answer in answers.items()]
@@ -132,13 +142,13 @@ def _not_finite(place: str) -> Check:
     return check("finite", "failed", None, f"first not finite: {place}", hint)
 
 
-def _all_but_finite(start: Start) -> Iterator[Check]:
-    """Skip all questions but one: what is made of NaN answers none."""
+def _all_but(found: Check, why: str) -> Iterator[Check]:
+    """Skip all questions but one: what is made of NaN answers none, nor does what stops."""
     for name in ORDER:
-        if name == "finite":
-            yield _not_finite(f"{start.not_finite}, at the start")
+        if name == found.name:
+            yield found
         elif name != IN_COURSE:
-            yield check(name, "skipped", None, NOT_FINITE)
+            yield check(name, "skipped", None, why)
 
 
 # What follows from what ----------------------------------------------------------------------------------------------
@@ -148,6 +158,7 @@ ORDER = (
     "loss at start",
     "raw scores",
     *OVERFITS,
+    unregistered.NAME,
     moves.NAME,
     "samples independent",
     "batch norm",
@@ -158,6 +169,7 @@ ORDER = (
     "deterministic",
 )
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
+    unregistered.NAME: (*OVERFITS, moves.NAME, "samples independent", "depth", "deterministic"),
     "dead ReLUs": (*OVERFITS, moves.NAME, "depth"),
     moves.NAME: (*OVERFITS, "depth"),
     "depth": OVERFITS,
@@ -188,6 +200,25 @@ def _without_consequences(checks: Iterable[Check], follows: Mapping[str, tuple[s
         yield found
 
 
+def unregistered_weights(trial: Trial, given: nn.Module | None = None) -> tuple[str, str]:
+    """Say which weights get a gradient and are in no parameter, and what to do; nothing where there are none.
+
+    `given` is the module that the trial copies. Raises what the network raises while it is trained.
+    """
+    with _quietly():
+        weights = unregistered.weights_of(trial, given)
+    return unregistered.told(weights), unregistered.hint_of(weights)
+
+
+def nothing_to_train(trial: Trial) -> str:
+    """Say what a network without parameters that require a gradient has instead: weights that it does not register."""
+    try:
+        found, hint = unregistered_weights(trial)
+    except (Exception, SystemExit):  # noqa: BLE001  # a user's model may raise anything
+        found = hint = ""
+    return f"{found}; {hint}" if found else "there is nothing to train"
+
+
 # What can be asked at all --------------------------------------------------------------------------------------------
 
 OTHER_SIDES = (32, 64, 224)
@@ -202,7 +233,7 @@ def classes_of(trial: Trial) -> int | None:
     with _quietly():
         network, (images, labels) = trial.network(), trial.batches[0]
         if not trained(network):
-            raise UsageError("it has no parameter that requires a gradient: there is nothing to train")
+            raise UsageError(f"it has no parameter that requires a gradient: {nothing_to_train(trial)}")
         watch = Watch(network)
         try:
             with watch:
