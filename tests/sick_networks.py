@@ -1,6 +1,7 @@
 """Small classifiers of 3x32x32, each with one fault: what a check of sanity is there to find."""
 
 import random
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -371,8 +372,109 @@ class WithBatchNorm(nn.Module):
         return self.layers(x)
 
 
+class Normed(nn.Module):
+    """Not sick."""
+
+    def __init__(self, momentum: float | None = 0.1) -> None:
+        super().__init__()
+        widths = (3, 16, 32, 32)
+        self.convs = nn.ModuleList(nn.Conv2d(*pair, 3, 2, 1) for pair in pairwise(widths))
+        self.norms = nn.ModuleList(self.norm(width, momentum) for width in widths[1:])
+        self.head = nn.Linear(512, 10)
+
+    def norm(self, width: int, momentum: float | None) -> nn.Module:
+        return nn.BatchNorm2d(width, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(x)).relu()
+        return self.head(x.flatten(1))
+
+
+class LoudWhileTrained(Normed):
+    """Its first norm takes the difference out while it trains alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(100 * x + 30 if self.training else x)
+
+
+class OneNorm(Normed):
+    """One norm at three depths: its statistics are those of none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d(16)
+        self.convs = nn.ModuleList(nn.Conv2d(*pair, 3, 2, 1) for pair in pairwise((3, 16, 16, 16)))
+        self.norms, self.head = nn.ModuleList([norm, norm, norm]), nn.Linear(256, 10)
+
+
+class SlowNorms(Normed):
+    def __init__(self) -> None:
+        super().__init__(momentum=1e-4)
+
+
+class OwnNorm(nn.Module):
+    """A norm by hand."""
+
+    def __init__(self, width: int, momentum: float | None) -> None:
+        super().__init__()
+        self.momentum = momentum or 0.0
+        self.register_buffer("mean", torch.zeros(width, 1, 1))
+        self.register_buffer("variance", torch.ones(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.get_buffer("mean"), self.get_buffer("variance")
+        if self.training:
+            now = x.mean((0, 2, 3), keepdim=True)[0], x.var((0, 2, 3), keepdim=True)[0]
+            mean.lerp_(now[0].detach(), self.momentum), variance.lerp_(now[1].detach(), self.momentum)
+            mean, variance = now
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+
+class OwnNorms(Normed):
+    """Not sick."""
+
+    def norm(self, width: int, momentum: float | None) -> nn.Module:
+        return OwnNorm(width, momentum)
+
+
+class NeverUpdated(OwnNorms):
+    def __init__(self) -> None:
+        super().__init__(momentum=None)
+
+
+class DropoutReversed(Healthy):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.dropout(self.features(x), training=not self.training))
+
+
+class Dropouts(Normed):
+    """Not sick: drops half of it before a norm and behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Sequential(
+            self.drop, nn.Linear(512, 64), nn.BatchNorm1d(64), nn.ReLU(), self.drop, nn.Linear(64, 10)
+        )
+
+
+class Probabilities(Normed):
+    """Not sick: gives probabilities, or classes, where it is not trained."""
+
+    def __init__(self, classes: bool = False) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        if self.training:
+            return scores
+        return scores.argmax(1) if self.classes else scores.softmax(1)
+
+
 class StopsInEvaluation(Healthy):
-    """Not sick, and cannot be evaluated; or, the other way round, cannot be trained after its first pass."""
+    """Learns, and cannot be evaluated; or, the other way round, cannot be trained after its first pass."""
 
     def __init__(self, error_in: bool = False) -> None:
         super().__init__()
@@ -501,6 +603,7 @@ class Lines(nn.Module):
 
 
 WELL = ("ZeroGains", "Grouped", "ZeroHead", "Repeated", "Gated", "Cosine", "Quantised", "Recurrent", "Lines")
+WELL += ("Normed", "OwnNorms", "Dropouts", "Probabilities")
 WELL += ("Teacher", "FrozenInList", "Penalised")
 """Unusual, and healthy."""
 
@@ -540,5 +643,11 @@ SICK = {
     "Squashed": "overfits a batch",
     "SigmoidHead": "overfits a batch",
     "Sigmoids": "depth",
+    "LoudWhileTrained": "evaluation",
+    "OneNorm": "evaluation",
+    "SlowNorms": "evaluation",
+    "NeverUpdated": "evaluation",
+    "DropoutReversed": "evaluation",
+    "StopsInEvaluation": "evaluation",
 }
 """The check that fails, and no other."""

@@ -24,8 +24,9 @@ from cnnprof import store
 from cnnprof.errors import UsageError
 from cnnprof.models.cnn import CNN
 from cnnprof.records import Check
+from cnnprof.training import data
 from cnnprof.training import sanity as questions
-from cnnprof.training.sanity import fit, moves, samples, signals, unregistered
+from cnnprof.training.sanity import evaluation, fit, moves, samples, signals, unregistered
 from cnnprof.training.sanity.fit import Fit
 
 IMAGE = (3, 32, 32)
@@ -41,6 +42,7 @@ SLOW = {
     "Detached",
     "BatchSoftmax",
     "Cut",
+    *("SlowNorms", "NeverUpdated", "StopsInEvaluation"),
     *("BufferOfWeights", "PlainDict", "Closure", "MadeInForward", "Checkpointed", "NormInList"),
 }
 """The first try every rate in vain, the others are much like some that are not slow."""
@@ -273,7 +275,7 @@ def test_a_loss_of_ones_own_leaves_out_what_needs_labels():
     record = cnnprof.sanity(network, (3, 8, 8), loss=lambda output: output.square().mean())
     assert record.passed
     skipped = {each.name for each in record.checks if "no labels" in each.message}
-    assert skipped == {"loss at start", "raw scores", "overfits a batch", "shuffled labels"}
+    assert skipped == {"loss at start", "raw scores", "overfits a batch", "shuffled labels", "evaluation"}
     assert check(record, "all parameters move").status == "ok"
     assert record.data == "random images of 3x8x8"
 
@@ -354,11 +356,11 @@ def test_no_verdict_depends_on_the_pace_of_time(name, monkeypatch):
 def test_without_time_it_is_inconclusive(typed):
     code, out, err = typed("sanity", f"{FILE}:Healthy", "--input-size", "3x32x32", "--timeout", "1e-9", "-o", "x/")
     assert code == 3
-    assert "inconclusive, no time was left to ask: overfits a batch, shuffled labels, deterministic;" in err
+    assert "inconclusive, no time was left to ask: overfits a batch, shuffled labels, evaluation, deterministic;" in err
     assert re.search(r"\n\nInconclusive: .*\n *ok +loss at start", out, re.DOTALL)  # said first
     (path,) = Path("x").glob("*.json")
     document = json.loads(path.read_text())
-    assert (document["passed"], len(document["not_asked"])) == (False, 3)
+    assert (document["passed"], len(document["not_asked"])) == (False, 4)
     assert store.to_document(store.read(path)) == document
 
 
@@ -584,6 +586,70 @@ def test_training_doubts_what_weights_in_no_parameter_learn(given):
     doubt = next(doubt for doubt in record.doubts if doubt.about == "net")
     assert re.match(r"65,\d{3} weights in . tensors? are in no parameter: .*; they do not learn", doubt.message)
     assert "nn.Parameter" in doubt.hint
+
+
+def evaluated(build):
+    trial = digits_trial(build)
+    return evaluation.evaluated(trial, fit.fitted(trial))
+
+
+def digits_trial(build, seed=1):
+    batches = [*data.batches(data.load("digits", IMAGE), "train", 16, seed=seed, limit=16)]
+    return questions.Trial(build, batches, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("network", "hint"),
+    [
+        (sick_networks.LoudWhileTrained, "does forward compute otherwise where self.training is False"),
+        (sick_networks.OneNorm, "a pass calls norms.0 3 times, and its statistics fit no place"),
+        (sick_networks.SlowNorms, "norms.2 follow by 90 % after 23,025 steps: raise the momentum"),  # ln 0.1/ln 0.9999
+        (sick_networks.NeverUpdated, "is a statistic never updated?"),
+    ],
+)
+def test_what_is_learned_and_lost_in_evaluation_fails(network, hint):
+    found = evaluated(network)
+    assert found.status == "failed"
+    assert found.value <= 100 * 15 / 16
+    assert "of the same images 100 % (loss 0." in found.message
+    assert f"in training mode, {found.value:.0f} % (loss " in found.message
+    assert hint in found.hint
+
+
+def test_chance_in_evaluation_alone_fails():
+    found = evaluated(sick_networks.DropoutReversed)
+    assert found.status == "failed"
+    assert "training=not self.training" in found.hint
+
+
+def test_what_stops_in_evaluation_fails():
+    found = evaluated(sick_networks.StopsInEvaluation)
+    assert (found.status, found.message) == ("failed", "in evaluation mode it stopped: RuntimeError: only trained")
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.01, 3e-4, None])  # torchvision's MNASNet has 3e-4
+def test_statistics_that_follow_in_time_hold_in_evaluation(momentum):
+    assert evaluated(lambda: sick_networks.Normed(momentum)).status == "ok"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(sick_networks.OwnNorms, sick_networks.Dropouts, sick_networks.Probabilities, sick_networks.WithBatchNorm),
+        lambda: sick_networks.OwnNorms(0.01),
+        lambda: sick_networks.Probabilities(classes=True),
+    ],
+)
+def test_dropout_and_norms_hold_in_evaluation(network):
+    assert evaluated(network).status == "ok"
+
+
+def test_what_gives_no_scores_in_evaluation_cannot_be_compared():
+    class Maps(sick_networks.Healthy):
+        def forward(self, x):
+            return super().forward(x) if self.training else self.features[0](x)
+
+    assert evaluated(Maps).status == "warning"
 
 
 def said_of(network, size=IMAGE):

@@ -18,7 +18,7 @@ from cnnprof.errors import NotFiniteError, UsageError, first_line, said
 from cnnprof.inputs import tensors_in
 from cnnprof.records import Check, LayerNorms
 from cnnprof.training.checkpoints import RandomState
-from cnnprof.training.sanity import moves, samples, signals, unregistered
+from cnnprof.training.sanity import evaluation, moves, samples, signals, unregistered
 from cnnprof.training.sanity.fit import COURSE_RATE, IN_A_BATCH, IN_COURSE, RATES, Fit, fitted, overfits, shuffled
 from cnnprof.training.sanity.moves import NOT_FINITE, Moved
 from cnnprof.training.sanity.signals import Start
@@ -64,7 +64,7 @@ def examine(
             return Findings(tuple(_all_but(registered, f"the network stopped: {said(error)}")), ())
         answers = {unregistered.NAME: registered, **_answers(trial, start, moved, fit)}
         progress(1.0)
-        not_asked = tuple(name for name, answer in answers.items() if answer is None)
+        not_asked = tuple(name for name in ORDER if name in answers and answers[name] is None)
         found = [answer or check(name, "skipped", None, NO_TIME) for name, answer in answers.items()]
         rounds = moved.rounds and moves.NAME in (each.name for each in found if each.status == "failed")
         checks = _without_consequences(found, ROUNDED if rounds else FOLLOWS)
@@ -86,6 +86,7 @@ def _answers(trial: Trial, start: Start, moved: Moved, fit: Fit | None) -> Mappi
         "depth": lambda: signals.depth(moved, fit),
         "shuffled labels": lambda: shuffled(trial, fit),
         "deterministic": lambda: samples.deterministic(trial),
+        evaluation.NAME: lambda: evaluation.evaluated(trial, fit),  # the last: statistics of what was fitted change
     }
     at_start = {each.name: each for each in (*signals.at_start(trial, start), samples.batch_norm(moved))}
     answers = {name: _asked(name, question) for name, question in questions.items()}
@@ -166,17 +167,18 @@ ORDER = (
     "dead ReLUs",
     "depth",
     "shuffled labels",
+    evaluation.NAME,
     "deterministic",
 )
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
-    unregistered.NAME: (*OVERFITS, moves.NAME, "samples independent", "depth", "deterministic"),
+    unregistered.NAME: (*OVERFITS, moves.NAME, "samples independent", "depth", "deterministic", evaluation.NAME),
     "dead ReLUs": (*OVERFITS, moves.NAME, "depth"),
     moves.NAME: (*OVERFITS, "depth"),
     "depth": OVERFITS,
     "loss at start": OVERFITS,
     "raw scores": OVERFITS,
-    "samples independent": OVERFITS,
-    "finite": OVERFITS,
+    "samples independent": (*OVERFITS, evaluation.NAME),
+    "finite": (*OVERFITS, evaluation.NAME),
 }
 """A cause, and what is then no failure of its own."""
 ROUNDED = {moves.NAME: (*OVERFITS, "loss at start", "dead ReLUs", "depth")}

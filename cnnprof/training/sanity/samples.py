@@ -110,7 +110,7 @@ def deterministic(trial: Trial) -> Check:
     trial.check_time()
     (network, one), (_, other) = _few_steps(trial), _few_steps(trial)
     steps = f"the same steps under seed {trial.seed}, twice"
-    apart = max(map(_apart, one, other))
+    apart = max(map(difference, one, other))
     if apart == 0:
         return _in_evaluation(trial, network) or check(name, "ok", 0.0, f"{steps}: the same to the last bit")
     differ = f"differ by {units.short(apart)} of their size" if math.isfinite(apart) else "differ in shape"
@@ -138,18 +138,19 @@ def _in_evaluation(trial: Trial, network: nn.Module) -> Check | None:
     network.eval()
     with torch.no_grad():
         one, other = (numbers_in(network(images)) for _ in range(2))
-    apart = max(map(_apart, one, other), default=0.0)
+    apart = max(map(difference, one, other), default=0.0)
     if apart < ROUNDING:
         return None
     message = f"in evaluation mode the same images, twice, get scores that differ by {units.short(apart)} of their size"
     return check("deterministic", "warning", apart, message, "does a dropout get training=True, or forward draw noise?")
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def difference(one: Tensor, other: Tensor) -> float:
+    """Return how much two tensors differ, of the first one's size."""
     if one.shape != other.shape:
         return math.inf
     if torch.equal(one, other):
         return 0.0
     size = float(one.double().norm())
-    difference = float((one.double() - other.double()).norm())
-    return difference / size if size else difference
+    norm = float((one.double() - other.double()).norm())
+    return norm / size if size else norm
