@@ -103,9 +103,13 @@ class _Family:
 
 
 def _default(candidate: str, by: Count, input_size: Any) -> str:
-    """Return `channels` where a model takes that as a whole number, else the first argument that changes the count."""
-    given = catalog.resolve(candidate).arguments
-    whole = {name: value for name, value in given.items() if type(value) is int and name not in FIXED}
+    """Return `channels` where a model takes that as a whole number, else the first argument that changes the count.
+
+    What an input size in full decides is not varied.
+    """
+    found = catalog.resolve(candidate)
+    fixed = {*FIXED, *(found.made_for(tuple(input_size)) if isinstance(input_size, Sequence) else ())}
+    whole = {name: value for name, value in found.arguments.items() if type(value) is int and name not in fixed}
     for name in sorted(whole, key=lambda name: name != "channels"):
         counted = _Family(candidate, name, by, input_size).counted()
         if len({counted(value) for value in (whole[name], whole[name] + 1, 2 * whole[name])} - {None}) > 1:

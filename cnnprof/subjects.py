@@ -94,16 +94,18 @@ def subject_of(
     """
     if isinstance(model, Match):
         return replace(subject_of(name, model.model, input_size, batch_size, inputs), matched=model)
+    lengths = _checked_size(input_size)
+    asked = input_size if isinstance(input_size, int) else lengths
     if isinstance(model, str):
-        found = catalog.resolve(model)
+        found = catalog.resolve(model, asked if inputs is None else None)
     elif isinstance(model, nn.Module):
         kind = type(model).__name__
         found = catalog.NamedModel(name or kind, kind, model, lambda: catalog.copied(model), _own_size(model))
     else:
         raise UsageError(f"{model!r} is {type(model).__name__}; a model is an nn.Module or a MODEL string")
-    input_size = found.settings.input_size or input_size
-    own = inputs if inputs is not None else found.inputs if input_size is None else None
-    size = _sized(input_size, found.input_size or _own_size(found.module))
+    asked = found.settings.input_size or asked
+    own = inputs if inputs is not None else found.inputs if asked is None else None
+    size = catalog.sized(asked, found.input_size or _own_size(found.module))
     if own is None and size is None:
         own = _example(found.module)
     batch = found.settings.batch_size or (batch_size if inputs is not None else None)
@@ -165,14 +167,6 @@ def _example(module: nn.Module) -> Any:
     """Return Lightning's example_input_array where it is more than an image: several inputs, named ones, integers."""
     example = getattr(module, "example_input_array", None)
     return (example,) if isinstance(example, dict) else example
-
-
-def _sized(asked: Sequence[int] | int | None, own: Size | None) -> Size | None:
-    """Take the size that was asked for, else the model's own; a number alone is the side of a square image."""
-    size = _checked_size(asked)
-    if size is not None and isinstance(asked, int):
-        return (*(own[:-2] if own else (3,)), *size, *size)
-    return size or own
 
 
 def _checked_size(size: Sequence[int] | int | None) -> Size | None:

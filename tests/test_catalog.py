@@ -1,5 +1,6 @@
 """MODEL strings: what they name, how they are taken apart, what is said where they are wrong."""
 
+import json
 import os
 import py_compile
 import re
@@ -13,6 +14,7 @@ import cnnprof
 from cnnprof import UsageError
 from cnnprof.models import catalog, zoo
 from cnnprof.records import Own
+from cnnprof.subjects import subject_of
 
 
 def test_the_listing_is_what_the_builders_make():
@@ -262,3 +264,79 @@ def test_settings_after_the_name(text, settings):
 def test_variants(text, over, texts):
     assert catalog.varied(text, over) == texts
     assert [catalog.parse(each).name for each in texts] == ["cnn"] * len(texts)
+
+
+# --- builders that are made for an input size
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "spelt"),
+    [
+        ("cnn", (3, 64, 64), "cnn(in_size=(3, 64, 64))"),
+        ("cnn", 64, "cnn(in_size=(3, 64, 64))"),
+        ("cnn(channels=[8]*2)", (1, 28, 28), "cnn(in_size=(1, 28, 28), channels=[8, 8])"),
+        ("cnn@input-size=48", None, "cnn(in_size=(3, 48, 48))"),
+        ("cnn@input-size=3x48x40", (3, 64, 64), "cnn(in_size=(3, 48, 40))"),
+        ("resnet", (3, 48, 48), "resnet(in_size=(3, 48, 48))"),
+        ("resnet-bottleneck", 40, "resnet-bottleneck(in_size=(3, 40, 40))"),
+        ("stack", (1, 8, 8), "stack(in_size=(1, 8, 8))"),
+        ("regular", (64, 28, 28), "regular(channels=64)"),
+        ("bottleneck(reduction=2)", (64, 28, 28), "bottleneck(channels=64, reduction=2)"),
+        ("vit_b_32", (3, 64, 64), "vit_b_32(image_size=64)"),
+        ("vit_b_32", 96, "vit_b_32(image_size=96)"),
+        ("maxvit_t", (3, 448, 448), "maxvit_t(input_size=(448, 448))"),
+        ("timm:vit_tiny_patch16_224", (3, 96, 64), "timm:vit_tiny_patch16_224(img_size=(96, 64))"),
+        ("timm:vit_tiny_patch16_224", (1, 32, 32), "timm:vit_tiny_patch16_224(img_size=32, in_chans=1)"),
+        ("timm:swin_tiny_patch4_window7_224", 112, "timm:swin_tiny_patch4_window7_224(img_size=112)"),
+        ("timm:levit_128s", 96, "timm:levit_128s(img_size=96)"),
+        ("timm:resnet18", (1, 28, 28), "timm:resnet18(in_chans=1)"),
+    ],
+)
+def test_a_builder_is_made_for_the_input_size(text, asked, spelt):
+    """Both ways give the same shapes, and the network takes an image of that size."""
+    found, expected = subject_of(None, text, asked, 1, None), catalog.resolve(spelt)
+
+    def shapes(module):
+        return {name: tuple(each.shape) for name, each in module.state_dict().items()}
+
+    assert shapes(found.module) == shapes(expected.module)
+    assert shapes(found.build()) == shapes(found.module)
+    given = catalog.parse(text).settings.input_size or asked
+    assert found.input_size == (given if isinstance(given, tuple) else (3, given, given))
+    with torch.device("meta"):
+        assert found.module.to("meta").eval()(torch.empty(2, *found.input_size)).shape[0] == 2
+
+
+def test_an_argument_that_was_written_stays():
+    found = subject_of(None, "stack(in_size=(3, 16, 16))", (3, 32, 32), 1, None)
+    assert (found.input_size, found.module.features[0].in_channels) == ((3, 32, 32), 3)
+    assert subject_of(None, "regular(64)", (64, 8, 8), 1, None).module.main_path[0].in_channels == 64
+    written = subject_of(None, "cnn((3, 32, 32))", (3, 64, 64), 1, None).module
+    assert str(written) == str(catalog.resolve("cnn").module)
+
+
+def test_a_network_that_takes_any_size_is_not_built_again(monkeypatch):
+    built = []
+    make = catalog._resolve
+    monkeypatch.setattr(catalog, "_resolve", lambda spec: built.append(spec) or make(spec))
+    assert subject_of(None, "resnet18", 64, 1, None).input_size == (3, 64, 64)
+    assert len(built) == 1
+
+
+def test_a_vision_transformer_of_torchvision_takes_squares():
+    with pytest.raises(UsageError, match="vit_b_16: it takes square images, 3x64x32 was asked for"):
+        subject_of(None, "vit_b_16", (3, 64, 32), 1, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "macs"),
+    [
+        # a 3x3 convolution from 3 to 32 channels, a pool of 2, 100 hidden features, 10 classes
+        (["analyze", "cnn", "--input-size", "3x64x64"], [3, 64, 64], 27 * 32 * 64**2 + 32 * 32**2 * 100 + 1000),
+        (["analyze", "cnn@input-size=24"], [3, 24, 24], 27 * 32 * 24**2 + 32 * 12**2 * 100 + 1000),
+    ],
+)
+def test_analyze_makes_the_catalogs_networks_for_the_size(typed, arguments, size, macs):
+    code, out, err = typed(*arguments, "--json")
+    document = json.loads(out)
+    assert (code, err, document["input_size"], document["totals"]["macs"]) == (0, "", size, macs)

@@ -105,7 +105,7 @@ def test_a_loss_from_a_file(run, tmp_path):
         (["compare", "regular", "bottleneck("], "is no MODEL"),
         (["compare", "regular", "bottleneck", "--input-size", "3,224"], "--input-size '3,224'"),
         (["compare", "regular", "bottleneck", "--input-size", "3x0x4"], "--input-size '3x0x4'"),
-        (["compare", "regular", "bottleneck", "--input-size", "4x8x8"], "refused its input 1x4x8x8"),
+        (["compare", "regular(channels=256)", "bottleneck", "--input-size", "4x8x8"], "refused its input 1x4x8x8"),
         (["compare", "regular", "bottleneck", "-b", "0"], "batch size 0"),
         (["compare", "regular", "bottleneck", "--threads", "0"], "threads 0"),
         (["compare", "regular", "bottleneck", "--time", "-1"], "time -1.0"),

@@ -256,3 +256,12 @@ def test_a_value_takes_the_place_of_one_that_was_given():
 
 def test_a_side_keeps_the_channels():
     assert cnnprof.profiling.subject_of(None, "regular(channels=8)@input-size=7", None, 1, None).input_size == (8, 7, 7)
+
+
+def test_what_the_input_size_decides_is_not_varied():
+    """A bottleneck of 64 channels, reduced by r to w = 64 // r, has 130 w + 9 w**2 + 64 parameters, biases included."""
+    found = cnnprof.matched("regular", "bottleneck", "params", input_size=(64, 14, 14))
+    wanted = 2 * (9 * 64 * 64 + 64)
+    counts = {r: (w := 64 // r) * 130 + 9 * w * w + 64 for r in range(1, 65)}
+    assert (found.argument, found.wanted) == ("reduction", wanted)
+    assert found.count == min(counts.values(), key=lambda count: abs(count - wanted))

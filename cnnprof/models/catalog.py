@@ -64,6 +64,8 @@ class NamedModel:
     settings: Own = field(default_factory=Own)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """What its builder takes by name, with the values that it was given."""
+    made_for: Callable[[Size], Mapping[str, Any]] = lambda size: {}
+    """Arguments with which its builder makes it for an input size; those that stand in its name are not among them."""
 
 
 # The catalog ---------------------------------------------------------------------------------------------------------
@@ -313,10 +315,26 @@ def refuse_unknown(text: str, arguments: Mapping[str, Any]) -> None:
             raise UsageError(f"{spec.name} takes no argument {unknown!r}, and there is no such setting{near}") from None
 
 
-def resolve(text: str) -> NamedModel:
-    """Find what a MODEL string names. Raises UsageError with the nearest names where nothing has that name."""
+def resolve(text: str, input_size: Size | int | None = None) -> NamedModel:
+    """Find what a MODEL string names, made for an input size where its builder is made for one.
+
+    A size of its own after '@' goes before `input_size`. Raises UsageError with the nearest names where nothing has
+    that name.
+    """
     spec = parse(text)
-    return dataclasses.replace(_resolve(spec), settings=spec.settings)
+    found = _resolve(spec)
+    size = sized(spec.settings.input_size or input_size, found.input_size)
+    if size is not None and found.input_size is not None and size != found.input_size:
+        arguments = found.made_for(size)
+        found = _resolve(dataclasses.replace(spec, kwargs={**spec.kwargs, **arguments})) if arguments else found
+    return dataclasses.replace(found, settings=spec.settings)
+
+
+def sized(asked: Size | int | None, own: Size | None) -> Size | None:
+    """Take the size that was asked for, else the model's own; a number alone is the side of a square image."""
+    if isinstance(asked, int):
+        return (*(own[:-2] if own else (3,)), asked, asked)
+    return asked or own
 
 
 def _resolve(spec: Spec) -> NamedModel:
@@ -347,7 +365,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _from_catalog(spec: Spec) -> NamedModel:
     builder = CATALOG[spec.name]
-    return _named(spec, spec.name, builder, inspect.signature(builder))
+
+    def made_for(network: nn.Module, size: Size) -> Mapping[str, Any]:
+        if len(size) != 3:
+            return {}
+        return {"channels": size[0]} if spec.name in BLOCKS else {"in_size": size}
+
+    return _named(spec, spec.name, builder, inspect.signature(builder), made_for)
 
 
 def _from_torchvision(spec: Spec, name: str) -> NamedModel:
@@ -373,9 +397,27 @@ def _from_torchvision(spec: Spec, name: str) -> NamedModel:
         network = builder(*args, **{**given, **kwargs})
         # A vision transformer takes one size only, which need not be that of its default weights.
         side = getattr(network, "image_size", None)
-        return network, (3, side, side) if side else zoo.torchvision_models()[name].input_size
+        own = (3, side, side) if side else zoo.torchvision_models()[name].input_size
+        frames = [kwargs["temporal_size"]] if "temporal_size" in kwargs else (own or ())[1:-2]
+        sides = kwargs.get("input_size") or kwargs.get("spatial_size") or (own or ())[-2:]
+        return network, own and (own[0], *frames, *sides)
 
-    return _named(spec, f"torchvision:{name}", build, inspect.signature(builder))
+    def made_for(network: nn.Module, size: Size) -> Mapping[str, Any]:
+        taken = inspect.signature(type(network)).parameters
+        if "image_size" in taken and size[-1] != size[-2]:
+            raise UsageError(f"{spec.text}: it takes square images, {'x'.join(map(str, size))} was asked for")
+        return {argument: part(size) for argument, part in _TORCHVISION_SIZES.items() if argument in taken}
+
+    return _named(spec, f"torchvision:{name}", build, inspect.signature(builder), made_for)
+
+
+_TORCHVISION_SIZES: Mapping[str, Callable[[Size], Any]] = {
+    "image_size": lambda size: size[-1],
+    "input_size": lambda size: size[-2:],
+    "spatial_size": lambda size: size[-2:],
+    "temporal_size": lambda size: size[-3],
+}
+"""What its vision transformers, MaxVit and video transformers are made for, of (C, H, W) or (C, T, H, W)."""
 
 
 _TAKES_INIT_WEIGHTS = ("googlenet", "inception_v3")
@@ -397,9 +439,17 @@ def _from_timm(spec: Spec, name: str) -> NamedModel:
 
     def build(**kwargs: Any) -> Built:
         network: Any = timm.create_model(name, pretrained=False, **kwargs)
-        return network, tuple(network.pretrained_cfg["input_size"])
+        channels, *sides = network.pretrained_cfg["input_size"]
+        side = kwargs.get("img_size") or sides
+        return network, (kwargs.get("in_chans", channels), *(side if isinstance(side, Sequence) else (side, side)))
 
-    return _named(spec, f"timm:{name}", build, inspect.signature(build))
+    def made_for(network: Any, size: Size) -> Mapping[str, Any]:
+        config = network.pretrained_cfg
+        is_bound = config.get("fixed_input_size") and type(network).__name__ != "CrossVit"  # that scales its images
+        channels = {"in_chans": size[0]} if size[0] != config["input_size"][0] else {}
+        return {**channels, **({"img_size": size[1:]} if is_bound else {})}
+
+    return _named(spec, f"timm:{name}", build, inspect.signature(build), made_for)
 
 
 def _refuse_weights(spec: Spec) -> None:
@@ -425,7 +475,7 @@ def _from_callable(spec: Spec, where: str, attribute: str) -> NamedModel:
             )
         return network, None if inputs is None else Inputs(inputs)
 
-    return _named(spec, spec.name, build, _signature(found), on_meta=False)
+    return _named(spec, spec.name, build, _signature(found), lambda network, size: {}, on_meta=False)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -529,7 +579,12 @@ def _run_users_code(spec: Spec, doing: str, run: Callable[[], Any]) -> Any:
 
 
 def _named(
-    spec: Spec, resolved: str, builder: Callable[..., Built], signature: inspect.Signature, on_meta: bool = True
+    spec: Spec,
+    resolved: str,
+    builder: Callable[..., Built],
+    signature: inspect.Signature,
+    made_for: Callable[[nn.Module, Size], Mapping[str, Any]],
+    on_meta: bool = True,
 ) -> NamedModel:
     """Check the arguments and build once, to learn what it is fed and to have an instance to look at."""
     try:
@@ -543,8 +598,14 @@ def _named(
         return result
 
     module, fed = (on_meta and _built_on_meta(spec, builder)) or built()
+    written = {*spec.kwargs, *signature.bind_partial(*spec.args).arguments}
     found = NamedModel(
-        spec.label or spec.text, resolved, module, lambda: built()[0], arguments=_given(spec, signature, module)
+        spec.label or spec.text,
+        resolved,
+        module,
+        lambda: built()[0],
+        arguments=_given(spec, signature, module),
+        made_for=lambda size: {name: part for name, part in made_for(module, size).items() if name not in written},
     )
     if isinstance(fed, Inputs):
         return dataclasses.replace(found, inputs=fed.args)
