@@ -36,7 +36,18 @@ from cnnprof.records import (
     Settings,
 )
 from cnnprof.recursion import deep_recursion
-from cnnprof.subjects import Loss, Model, Options, Subject, checked, of_run, parsed_device, settings_of, subject_of
+from cnnprof.subjects import (
+    Loss,
+    Model,
+    Options,
+    Subject,
+    checked,
+    inputs_explained,
+    of_run,
+    parsed_device,
+    settings_of,
+    subject_of,
+)
 
 Optimizer = str | torch.optim.Optimizer
 
@@ -199,15 +210,16 @@ class _Question:
         """Follow the step. Raises Unpredictable, and UsageError where the model refuses its input."""
         on_cpu = torch.device(self.settings.device).type == "cpu"
         try:
-            course = following.followed(
-                self.subject.module,
-                self.subject.shapes(self.settings.images),
-                self.mode,
-                self.settings,
-                self.loss,
-                self.make_optimizer() if self.mode == "training" else None,
-                listed=kernels.takes_memory,
-            )
+            with inputs_explained(self.subject):
+                course = following.followed(
+                    self.subject.module,
+                    self.subject.shapes(self.settings.images),
+                    self.mode,
+                    self.settings,
+                    self.loss,
+                    self.make_optimizer() if self.mode == "training" else None,
+                    listed=kernels.takes_memory,
+                )
         except UsageError as error:
             hint = f"; {LEAST_OF_BATCH_NORM}" if ONE_VALUE in str(error) else ""
             raise UsageError(f"{self.subject.name}: {error}{hint}") from None

@@ -130,6 +130,24 @@ class Inputs:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
 
+def reading_of(inputs: Any) -> str:
+    """Say how inputs are read where one value may have been meant and several arguments are made of it, or not."""
+    if isinstance(inputs, dict):
+        return "a dict alone is one argument: ({...},) names its items"
+    if not isinstance(inputs, tuple | list) or not inputs:
+        return ""
+    parts = []
+    if type(inputs) is not tuple:
+        kind = type(inputs).__name__
+        parts.append(f"a {kind} is several arguments, one an item: ({kind},) is one" if kind != "list" else _A_LIST)
+    if isinstance(inputs[-1], dict):
+        parts.append("the last dict names arguments: ({...}, {}) gives it as one")
+    return "; ".join(parts)
+
+
+_A_LIST = "a list is several arguments, one an item: ([...],) is one"
+
+
 def first_floating(module: nn.Module) -> torch.Tensor:
     """Return the tensor of a module whose device its inputs take; one of float32 where it has none."""
     tensors = chain(module.parameters(), module.buffers())

@@ -57,7 +57,18 @@ from cnnprof.records import (
     TimeByLayer,
 )
 from cnnprof.recursion import deep_recursion
-from cnnprof.subjects import Loss, Model, Options, Subject, checked, of_run, settings_of, subject_of, told_apart
+from cnnprof.subjects import (
+    Loss,
+    Model,
+    Options,
+    Subject,
+    checked,
+    inputs_explained,
+    of_run,
+    settings_of,
+    subject_of,
+    told_apart,
+)
 from cnnprof.timing import Candidates, Workbench
 
 
@@ -225,15 +236,16 @@ def _plan(models: Mapping[str, Model] | Sequence[Model], over: Mapping[str, Sequ
 
 def analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", tools: Sequence[Tool] = ()) -> Analysis:
     """Count on shapes alone."""
-    analysis = counts.analyze(
-        subject.module,
-        subject.shapes(batch_size),
-        model=subject.resolved,
-        input_size=subject.input_size,
-        mode=mode,
-        tools=tools,
-        with_weights=subject.build,
-    )
+    with inputs_explained(subject):
+        analysis = counts.analyze(
+            subject.module,
+            subject.shapes(batch_size),
+            model=subject.resolved,
+            input_size=subject.input_size,
+            mode=mode,
+            tools=tools,
+            with_weights=subject.build,
+        )
     residual = [part for part in subject.module.modules() if isinstance(part, ResNet)]
     without_bottleneck = [Doubt(subject.name, part.doubt) for part in residual if part.doubt]
     return dataclasses.replace(analysis, doubts=(*analysis.doubts, *without_bottleneck))

@@ -1,7 +1,8 @@
 """What users give to what is measured: models under their names, what they are fed, settings that hold together."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict
@@ -12,7 +13,7 @@ from torch import nn
 from cnnprof.analysis.shadow import Shadow, copied
 from cnnprof.analysis.trace import has_no_values
 from cnnprof.errors import UsageError, checked_count, is_count
-from cnnprof.inputs import Inputs, input_type
+from cnnprof.inputs import Inputs, input_type, reading_of
 from cnnprof.models import catalog
 from cnnprof.records import MODES, Match, Mode, Own, Settings, Size
 
@@ -58,6 +59,8 @@ class Subject:
     asked: tuple[Any, ...]
     """What it was made from, so that another process can make it again."""
     matched: Match | None = None
+    reading: str = ""
+    """How its own inputs were read, where another way may have been meant."""
 
     @property
     def model(self) -> str | None:
@@ -122,7 +125,19 @@ def subject_of(
         None if own is None else Inputs.of(own, batch),
         replace(found.settings, input_size=size) if found.settings.input_size else found.settings,
         (name, model, input_size, batch_size, inputs),
+        reading=reading_of(own),
     )
+
+
+@contextmanager
+def inputs_explained(subject: Subject) -> Iterator[None]:
+    """Add to what a network raises how its inputs were read."""
+    try:
+        yield
+    except UsageError as error:
+        if error.__cause__ is None or not subject.reading:
+            raise
+        raise UsageError(f"{error}; {subject.reading}") from error.__cause__
 
 
 def _made_anew(found: catalog.NamedModel) -> nn.Module:
