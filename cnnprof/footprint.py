@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 
 import torch
 
-from cnnprof import machine, optimizers, origin, steps, timing, units
+from cnnprof import machine, module_tree, optimizers, origin, steps, timing, units
 from cnnprof.analysis import memory as following
 from cnnprof.errors import UsageError, said
 from cnnprof.measurement import kernels, latency, memory, operators
@@ -311,7 +311,7 @@ def _measured(question: _Question) -> tuple[MeasuredMemory, list[Doubt]]:
     return measured, doubts
 
 
-def _on_cuda(step: steps.Step, batch_size: int) -> MeasuredMemory:
+def _on_cuda(step: steps.Step, batch_size: int | None) -> MeasuredMemory:
     found = memory.cuda_peak(step, step.device)
     reserved = torch.cuda.max_memory_reserved(step.device)
     return MeasuredMemory(found.peak_bytes, found.before_bytes, batch_size, reserved_bytes=reserved)
@@ -383,7 +383,9 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
     if predicted.not_drawn:
         left_out = f"away from the peak the curve leaves out what {predicted.not_drawn} kernels take for themselves"
         found.append(Doubt("timeline", left_out, "--measure tries them all"))
-    if question.settings.compile or any(isinstance(part, _COMPILED) for part in question.subject.module.modules()):
+    if question.settings.compile or any(
+        isinstance(part, _COMPILED) for part in module_tree.modules(question.subject.module)
+    ):
         found.append(Doubt("predicted", "it is predicted as it runs uncompiled; compiled operators keep less"))
     if torch.device(question.settings.device).type == "cuda":
         hint = "--measure on the device tells"

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.nn.utils.rnn import PackedSequence
 
+from cnnprof import module_tree
 from cnnprof.errors import UsageError
 from cnnprof.records import Size
 
@@ -36,7 +37,7 @@ class Inputs:
     @classmethod
     def of(cls, inputs: Any, batch_size: int | None = None) -> "Inputs":
         """Read a tensor, or a tuple whose last item may be a dict of keyword arguments."""
-        if not isinstance(inputs, tuple | list):
+        if not isinstance(inputs, tuple | list) or isinstance(inputs, PackedSequence):
             return cls((inputs,), {}, batch_size)
         if inputs and isinstance(inputs[-1], dict):
             return cls(tuple(inputs[:-1]), inputs[-1], batch_size)
@@ -134,7 +135,7 @@ def reading_of(inputs: Any) -> str:
     """Say how inputs are read where one value may have been meant and several arguments are made of it, or not."""
     if isinstance(inputs, dict):
         return "a dict alone is one argument: ({...},) names its items"
-    if not isinstance(inputs, tuple | list) or not inputs:
+    if not isinstance(inputs, tuple | list) or isinstance(inputs, PackedSequence) or not inputs:
         return ""
     parts = []
     if type(inputs) is not tuple:
@@ -148,15 +149,39 @@ def reading_of(inputs: Any) -> str:
 _A_LIST = "a list is several arguments, one an item: ([...],) is one"
 
 
+def size_of(tensor: torch.Tensor) -> Size:
+    """Return a tensor's lengths; of a nested one, whose rows have lengths of their own, those of all rows together."""
+    if not tensor.is_nested:
+        return tuple(tensor.shape)
+    jagged: Any = tensor
+    return tuple(jagged._values.shape) if tensor.layout is torch.jagged else (tensor.numel(),)
+
+
+def made_again(tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Change the tensors inside one of a class made of others; else the tensor itself."""
+    kind: Any = type(tensor)
+    if not is_made_of_others(kind):
+        return change(tensor)
+    names, context = kind.__tensor_flatten__(tensor)
+    inside = {name: made_again(getattr(tensor, name), change) for name in names}
+    made: torch.Tensor = kind.__tensor_unflatten__(inside, context, tensor.size(), tensor.stride())
+    return made
+
+
+def is_made_of_others(kind: type) -> bool:
+    """Say whether a class of tensors is made of others, as jagged and torchao's quantised ones are."""
+    return hasattr(kind, "__tensor_flatten__")
+
+
 def first_floating(module: nn.Module) -> torch.Tensor:
     """Return the tensor of a module whose device its inputs take; one of float32 where it has none."""
-    tensors = chain(module.parameters(), module.buffers())
+    tensors = chain(module_tree.parameters(module), module_tree.buffers(module))
     return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
 
 def floating_types(module: nn.Module) -> tuple[torch.dtype, ...]:
     """Return the floating and complex types of a module's parameters, else of its buffers, in the order they occur."""
-    for tensors in (module.parameters(), module.buffers()):
+    for tensors in (module_tree.parameters(module), module_tree.buffers(module)):
         found = dict.fromkeys(tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex())
         if found:
             return tuple(found)
@@ -237,8 +262,8 @@ def components(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensor.crow_indices(), tensor.col_indices(), tensor.values()
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
-    if is_traceable_wrapper_subclass(tensor):
-        inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+    if is_made_of_others(type(tensor)):
+        inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])  # type: ignore[attr-defined]
         return tuple(part for each in inner for part in components(each))
     if tensor.layout is not torch.strided:
         raise NotImplementedError(f"tensors that are {str(tensor.layout).removeprefix('torch.')} show no memory")
@@ -252,6 +277,8 @@ def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     def changed(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
             return change(leaf)
+        if isinstance(leaf, PackedSequence):
+            return packed(leaf, change)
         fields = _attributes(leaf)
         if not any(True for _ in tensors_in(fields)):
             return leaf
@@ -260,7 +287,13 @@ def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             object.__setattr__(made, name, _mapped(value, change))
         return made
 
-    return pytree.tree_map(changed, value)
+    return pytree.tree_map(changed, value, is_leaf=lambda part: isinstance(part, PackedSequence))
+
+
+def packed(sequences: PackedSequence, change: Callable[[Any], Any]) -> PackedSequence:
+    """Change the tensors of packed sequences but their batch sizes: torch reads those on the CPU."""
+    data, sizes, order, back = sequences
+    return PackedSequence(change(data), sizes, *(index if index is None else change(index) for index in (order, back)))
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

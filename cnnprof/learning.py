@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cnnprof import machine, optimizers, origin, statistics, timing, units
+from cnnprof import machine, module_tree, optimizers, origin, statistics, timing, units
 from cnnprof.analysis import counts
 from cnnprof.errors import Interrupted, NotFiniteError, UsageError, checked_count, said
 from cnnprof.inputs import Inputs
@@ -450,7 +450,7 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
             f"{subject.name} gives {found} scores, {seen.name} has {seen.classes} classes{_mended(subject, seen)}"
         )
     make_optimizer(module)
-    params = sum(parameter.numel() for parameter in module.parameters())
+    params = sum(parameter.numel() for parameter in module_tree.parameters(module))
     asked = subject.asked[1]
     text = asked.removeprefix(f"{subject.name}=") if isinstance(asked, str) else subject.resolved
     return Learner(subject.name, text, size, params, forward, macs("training"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cnnprof import units
+from cnnprof import module_tree, units
 from cnnprof.analysis import counts
 from cnnprof.errors import UsageError
 from cnnprof.models import catalog
@@ -66,7 +66,7 @@ def matched(
 
 def _count(subject: Subject, by: Count) -> int:
     if by == "params":
-        return sum(parameter.numel() for parameter in subject.module.parameters())
+        return sum(parameter.numel() for parameter in module_tree.parameters(subject.module))
     analysis = counts.analyze(subject.module, subject.shapes(1), model=subject.resolved, with_weights=subject.build)
     return analysis.macs // analysis.images
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from cnnprof import module_tree
 from cnnprof.calls import literals
 from cnnprof.errors import UsageError, first_line
 
@@ -42,7 +43,7 @@ def maker(asked: str, on_cuda: bool = False) -> Maker:
         kwargs["foreach"] = True
 
     def make(module: nn.Module) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in module_tree.parameters(module) if parameter.requires_grad]
         try:
             return cls(trained, *args, **kwargs)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -70,10 +71,10 @@ def with_arguments(asked: str, **given: object) -> str:
 
 def like(optimizer: torch.optim.Optimizer, module: nn.Module) -> Maker:
     """Make optimizers like one that holds parameters of `module`, for copies of that module."""
-    places = {id(parameter): place for place, parameter in enumerate(module.parameters())}
+    places = {id(parameter): place for place, parameter in enumerate(module_tree.parameters(module))}
 
     def make(other: nn.Module) -> torch.optim.Optimizer:
-        parameters = list(other.parameters())
+        parameters = list(module_tree.parameters(other))
         groups = []
         for group in optimizer.param_groups:
             held = [places.get(id(parameter)) for parameter in group["params"]]

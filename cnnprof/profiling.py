@@ -14,7 +14,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import nn
 
-from cnnprof import machine, origin, statistics, steps, timing
+from cnnprof import machine, module_tree, origin, statistics, steps, timing
 from cnnprof.analysis import counts
 from cnnprof.analysis.mixing import mixing
 from cnnprof.analysis.opinions import TOOLS, Tool
@@ -246,7 +246,7 @@ def analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", to
             tools=tools,
             with_weights=subject.build,
         )
-    residual = [part for part in subject.module.modules() if isinstance(part, ResNet)]
+    residual = [part for part in module_tree.modules(subject.module) if isinstance(part, ResNet)]
     without_bottleneck = [Doubt(subject.name, part.doubt) for part in residual if part.doubt]
     return dataclasses.replace(analysis, doubts=(*analysis.doubts, *without_bottleneck))
 
@@ -442,7 +442,7 @@ def _holds_nan(result: Any) -> bool:
 
 
 def _time_by_layer(module: nn.Module, seen: operators.Pass, mode: Mode, latency_: Latency) -> TimeByLayer:
-    kinds = {path: type(part).__name__ for path, part in module.named_modules()}
+    kinds = {path: type(part).__name__ for path, part in module_tree.named_modules(module)}
     training = mode == "training"
     layers = operators.by_layer(seen.times, kinds, training)
     total_s = sum(layer.forward_s + (layer.backward_s or 0.0) for layer in layers)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cnnprof import optimizers
+from cnnprof import module_tree, optimizers
 from cnnprof.errors import UsageError
 from cnnprof.gradients import GradientCheck, GradientMode, gradient_mode, strictest
 from cnnprof.inputs import Inputs, floating_types, tensors_in
@@ -58,15 +58,15 @@ def prepare(
     `module` is trained on and kept: give one that nobody else holds. `make_optimizer` stands for the settings' one.
     """
     dtype = asked_type(settings)
-    module = module.to(settings.device)
-    for tensor in chain(module.parameters(), module.buffers()):  # Module.to(dtype) would make complex ones real
-        if dtype is not None and tensor.is_floating_point():
+    _move(module, torch.device(settings.device))
+    for tensor in chain(module_tree.parameters(module), module_tree.buffers(module)):
+        if dtype is not None and tensor.is_floating_point():  # Module.to(dtype) would make complex ones real
             tensor.data = tensor.data.to(dtype)
     inputs = inputs.to(settings.device, dtype)
     if settings.channels_last:
-        module = module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)
         inputs = inputs.channels_last()
-    if any(map(nn.parameter.is_lazy, module.parameters())):  # the first call gives them their shapes
+    if any(map(nn.parameter.is_lazy, module_tree.parameters(module))):  # the first call gives them their shapes
         with torch.no_grad():
             module(*inputs.args, **inputs.kwargs)
     return made(module, inputs, mode, settings, loss, make_optimizer)
@@ -83,6 +83,22 @@ def type_name(module: nn.Module, settings: Settings) -> str:
     types = floating_types(module)
     found = types if asked is None else [asked if dtype.is_floating_point else dtype for dtype in types]
     return " and ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in found))
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    """Move a module, unless it is there: one that has attributes of torch's own names may not bear it."""
+    standing = chain(module_tree.parameters(module), module_tree.buffers(module))
+    if device.type != "cpu" or any(tensor.device != device for tensor in standing):
+        module.to(device)
+
+
+def _set_mode(module: nn.Module, training: bool) -> None:
+    """Set training or eval mode, part by part where the module's own method fails."""
+    try:
+        (module.train if training else module.eval)()
+    except (Exception, SystemExit):  # noqa: BLE001  # a network may raise anything
+        for part in module_tree.modules(module):
+            object.__setattr__(part, "training", training)
 
 
 def made(
@@ -124,7 +140,7 @@ def _forward(
     settings: Settings,
     gradients: GradientMode | None,
 ) -> Step:
-    module.eval()
+    _set_mode(module, training=False)
     autocast = _autocast(settings)
 
     def first(mode: GradientMode) -> Any:
@@ -144,7 +160,7 @@ def _forward(
             return called(*inputs.args, **inputs.kwargs)
 
     def standing() -> Iterator[torch.Tensor]:
-        return chain(module.parameters(), module.buffers(), inputs.tensors())
+        return chain(module_tree.parameters(module), module_tree.buffers(module), inputs.tensors())
 
     return Step(forward, module, standing, lambda: None, compiled=settings.compile, device=settings.device)
 
@@ -157,7 +173,7 @@ def _training_step(
     loss: Loss | None,
     optimizer: torch.optim.Optimizer,
 ) -> Step:
-    module.train()
+    _set_mode(module, training=True)
     autocast = _autocast(settings)
     criterion = loss or DefaultLoss(settings.seed)
     differentiated = [tensor for tensor in inputs.tensors() if tensor.requires_grad]
@@ -184,7 +200,8 @@ def _training_step(
 
     def standing() -> Iterator[torch.Tensor]:
         labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
-        return chain(module.parameters(), module.buffers(), inputs.tensors(), tensors_in(dict(optimizer.state)), labels)
+        own = chain(module_tree.parameters(module), module_tree.buffers(module))
+        return chain(own, inputs.tensors(), tensors_in(dict(optimizer.state)), labels)
 
     return Step(
         training_step,

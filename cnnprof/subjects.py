@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import nn
 
+from cnnprof import module_tree
 from cnnprof.analysis.shadow import Shadow, copied
 from cnnprof.analysis.trace import has_no_values
 from cnnprof.errors import UsageError, checked_count, is_count
@@ -71,7 +72,7 @@ class Subject:
     @property
     def trainable(self) -> bool:
         """Say whether there is anything for a training step to train."""
-        return any(parameter.requires_grad for parameter in self.module.parameters())
+        return any(parameter.requires_grad for parameter in module_tree.parameters(self.module))
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """Return what it is fed when it is measured."""
@@ -167,12 +168,21 @@ def image_size(subject: Subject) -> tuple[int, int, int]:
     return size[0], size[1], size[2]
 
 
+def _attribute(module: nn.Module, name: str) -> Any:
+    """Return an attribute of a module; None where it has none, or raises when it is asked for."""
+    try:
+        return getattr(module, name, None)
+    except Exception:  # noqa: BLE001  # a property may raise anything
+        return None
+
+
 def _own_size(module: nn.Module) -> Size | None:
     """Read the size that a module carries: timm's default_cfg, or the shape of Lightning's example_input_array."""
-    config = getattr(module, "default_cfg", None)
-    if isinstance(config, dict) and "input_size" in config:
-        return tuple(config["input_size"])
-    example = getattr(module, "example_input_array", None)
+    config = _attribute(module, "default_cfg")
+    size = config.get("input_size") if isinstance(config, dict) else None
+    if isinstance(size, tuple | list) and size and all(map(is_count, size)):
+        return tuple(size)
+    example = _attribute(module, "example_input_array")
     if not isinstance(example, torch.Tensor) or not example.is_floating_point():
         return None
     return tuple(example.shape[1:])
@@ -180,7 +190,7 @@ def _own_size(module: nn.Module) -> Size | None:
 
 def _example(module: nn.Module) -> Any:
     """Return Lightning's example_input_array where it is more than an image: several inputs, named ones, integers."""
-    example = getattr(module, "example_input_array", None)
+    example = _attribute(module, "example_input_array")
     return (example,) if isinstance(example, dict) else example
 
 

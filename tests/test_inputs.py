@@ -480,7 +480,7 @@ def test_what_fails_before_the_step_is_told_apart():
         def _apply(self, change, recurse=True):
             raise ValueError("it stays")
 
-    found = predict_memory(Unmoved(8, 8), (8,), 4, measure=True)
+    found = predict_memory(Unmoved(8, 8), (8,), 4, measure=True, channels_last=True)
     assert found.predicted is not None
     assert [doubt.message for doubt in found.doubts] == ["making the step ready stopped: ValueError: it stays"]
 

@@ -30,14 +30,14 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnprof import optimizers, steps
+from cnnprof import module_tree, optimizers, steps
 from cnnprof.analysis import as_real
 from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
-from cnnprof.inputs import Inputs, components, is_plain, laid_in, reach, tensors_in
+from cnnprof.inputs import Inputs, components, is_made_of_others, is_plain, laid_in, made_again, reach, tensors_in
 from cnnprof.records import (
     CATEGORIES,
     INPUT,
@@ -150,9 +150,9 @@ def _followed(
         try:
             shadow = Shadow(module, stand_in, training=mode == "training")
             step = steps.made(shadow.root, stand_in.for_inputs(inputs), mode, settings, loss, make_optimizer, gradients)
-        except (RuntimeError, TypeError, AssertionError, ValueError) as error:
-            if isinstance(error, UsageError):
-                raise
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:  # torch, copy and the network's own classes may raise anything
             raise Unpredictable(f"it holds what cannot be stood in for: {first_line(error)}") from error
         shadow.announce(watch.stack)
         watch.stand(step)
@@ -177,7 +177,7 @@ class _StandIn:
         """A tensor that lies in each storage from its begin on."""
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        made = self._made(tensor)
+        made = made_again(tensor, self._made)
         return made.requires_grad_() if tensor.requires_grad and tensor.is_leaf else made
 
     def for_inputs(self, inputs: Inputs) -> Inputs:
@@ -294,6 +294,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
+        if any(map(is_made_of_others, types)):
+            return NotImplemented  # its class makes operators on the tensors inside, which come here next
         check_operator(self._gradients)
         if self._updating and writes_in_place(func) and _holds_no_values(args[0]):
             return None if isinstance(args[0], list | tuple) else args[0]  # it takes no memory
@@ -373,7 +375,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def stand(self, step: steps.Step) -> None:
         """Note what stands before the step, each with the module that holds it."""
         own: dict[int, str] = {}
-        for path, part in step.module.named_modules():
+        for path, part in module_tree.named_modules(step.module):
             for tensor in (*part._parameters.values(), *part._buffers.values()):
                 if tensor is not None:
                     own.setdefault(id(tensor), path)
@@ -387,9 +389,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for category, tensors in (
             ("inputs", step.standing()),
             ("optimizer_state", tensors_in(dict(step.optimizer.state)) if step.optimizer else ()),
-            ("buffers", step.module.buffers()),
+            ("buffers", module_tree.buffers(step.module)),
             ("gradients", (tensor.grad for tensor in step.standing() if tensor.grad is not None)),
-            ("parameters", step.module.parameters()),
+            ("parameters", module_tree.parameters(step.module)),
         ):
             for block in self._blocks_of(tensors):
                 block.category = category  # type: ignore[assignment]

@@ -41,7 +41,7 @@ def mixing(module: nn.Module, inputs: Inputs) -> Mixing:
 def followed(module: nn.Module, inputs: Inputs) -> tuple[Reach | None, list[LayerReach]]:
     """Follow a forward pass on meta tensors; return the output's reach, and those behind layers."""
     images = list(tensors_in((inputs.args, dict(inputs.kwargs))))
-    if len(images) != 1 or images[0].ndim < 3:
+    if len(images) != 1 or images[0].ndim < 3 or images[0].is_nested:
         return None, []
     shadow = Shadow(module, on_meta)
     fed = inputs.to("meta", common_type(module))

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof.analysis import conventions, costs, kinds, packed, shapes, working
+from cnnprof.inputs import is_made_of_others
 from cnnprof.records import Term
 
 
@@ -98,6 +99,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
+        if any(map(is_made_of_others, types)):
+            return NotImplemented  # its class makes operators on the tensors inside, which come here next
         taken: list[torch.Tensor] = []
         # Under forward-mode AD and torch.func a tensor is more than its shape.
         plain = self._remembers and forward_ad._current_level < 0 and peek_interpreter_stack() is None

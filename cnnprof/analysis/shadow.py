@@ -17,9 +17,12 @@ from typing import Any
 import numpy
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
+from cnnprof import module_tree
 from cnnprof.gradients import GradientMode, gradient_mode
+from cnnprof.inputs import packed
 
 StandIn = Callable[[torch.Tensor], torch.Tensor]
 
@@ -55,10 +58,10 @@ class Shadow:
         self._made: dict[int, Any] = {}
         """What stands for the caller's, by its identity: what is shared there stays shared here."""
         self._parameters: dict[int, nn.Parameter] = {}
-        originals = dict(module.named_modules())
+        originals = dict(module_tree.named_modules(module))
         self.root = self._clone(module)
         self.clones = {path: self._clone(part) for path, part in originals.items()}
-        tensors = [tensor for part in originals.values() for tensor in part._parameters.values()]
+        tensors = list(module_tree.parameters(module))
         self.is_lazy = any(map(nn.parameter.is_lazy, tensors))
         registered = set(map(id, tensors))
         self.unregistered = tuple(tensor for key, tensor in self._parameters.items() if key not in registered)
@@ -109,6 +112,8 @@ class Shadow:
             handle = RemovableHandle.__new__(RemovableHandle)
             handle.__setstate__((self._own(value.hooks_dict_ref()), value.id))
             return handle
+        if isinstance(value, PackedSequence):
+            return packed(value, self._own)
         if isinstance(value, tuple):
             items = [self._own(item) for item in value]
             return kind(*items) if hasattr(value, "_fields") else tuple(items)

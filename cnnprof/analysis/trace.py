@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 
-from cnnprof import machine
+from cnnprof import machine, module_tree
 from cnnprof.analysis import conventions, costs
 from cnnprof.analysis import shadow as shadows
 from cnnprof.analysis.operators import Effect, Watch
@@ -24,7 +24,7 @@ from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.structure import Flow
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
-from cnnprof.inputs import Inputs, common_type, first_floating, tensors_in
+from cnnprof.inputs import Inputs, common_type, first_floating, made_again, size_of, tensors_in
 from cnnprof.records import Mode, Rung, Size
 
 RUNGS: tuple[Rung, ...] = ("meta", "fake", "cpu")
@@ -139,7 +139,7 @@ def _first_that_holds(
 
 def has_no_values(module: nn.Module) -> bool:
     """Say whether a module stands on meta tensors."""
-    return any(parameter.is_meta for parameter in module.parameters())
+    return any(parameter.is_meta for parameter in module_tree.parameters(module))
 
 
 def traced(
@@ -156,7 +156,7 @@ def traced(
     Calls that are kept hold their tensors, and are not remembered ones, whose outputs are never views.
     """
     training = mode == "training"
-    if rung != "cpu" and any(map(nn.parameter.is_lazy, module.parameters())):
+    if rung != "cpu" and any(map(nn.parameter.is_lazy, module_tree.parameters(module))):
         raise Refused("its lazy layers have no shapes yet")
     with _unusual_tensors_refused():
         given = _given(inputs, rung, module)
@@ -169,7 +169,7 @@ def traced(
         walk = _Walk(shadow, rows := _rows(shadow), flow)
         walk.enter_modules()
         listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
-        tensors = chain(tensors_in((fed.args, dict(fed.kwargs))), shadow.root.parameters(), shadow.root.buffers())
+        tensors = chain(fed.tensors(), module_tree.parameters(shadow.root), module_tree.buffers(shadow.root))
         watch = Watch(listener, remember and rung == "meta" and not keep_calls, tensors)
         output = walk.run(fed, watch, training, gradients)
     _own_parameters(shadow, rows)
@@ -177,7 +177,7 @@ def traced(
         rows=rows,
         rung=rung,
         mode=mode,
-        buffers=sum(tensor.numel() for tensor in shadow.root.buffers()),
+        buffers=sum(tensor.numel() for tensor in module_tree.buffers(shadow.root)),
         uncalled=walk.uncalled(),
         unregistered=sum(tensor.numel() for tensor in shadow.unregistered),
         calls=walk.calls,
@@ -250,7 +250,7 @@ _STAGES: Mapping[Rung, Callable[[], AbstractContextManager[shadows.StandIn]]] = 
 def _unusual_tensors_refused() -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, TypeError, AssertionError) as error:  # what torch and copy raise on unusual kinds of tensors
+    except (Exception, SystemExit) as error:  # torch, copy and the network's own classes may raise anything
         raise Refused(f"it holds what cannot be stood in for: {first_line(error)}") from error
 
 
@@ -266,7 +266,7 @@ def _given(inputs: Inputs, rung: Rung, module: nn.Module) -> Inputs:
 
 
 def _fed(given: Inputs, stand_in: shadows.StandIn) -> Inputs:
-    return given.mapped(stand_in)
+    return given.mapped(lambda tensor: made_again(tensor, stand_in))
 
 
 # A walk through the modules ------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ class _Walk:
         """Run the pass, in training also backward from every output that has a gradient; return its output."""
         self._gradients = gradients
         if training:
-            own = chain(self._shadow.root.parameters(), self._shadow.root.buffers())
+            own = chain(module_tree.parameters(self._shadow.root), module_tree.buffers(self._shadow.root))
             self._weights = {_storage(tensor): tensor for tensor in own}
         with self._named_failures(), undisturbed(gradients), watch:
             output = self._shadow.root(*fed.args, **fed.kwargs)
@@ -409,13 +409,15 @@ class _Walk:
             silent = isinstance(clone, torch.jit.ScriptModule)  # it does not tell what it calls
             if silent or self._rows[path].calls or any(path.startswith(f"{parent}.") for parent in found):
                 continue
-            if any(True for _ in clone.parameters()) and not self._reached(path, clone):
+            if any(True for _ in module_tree.parameters(clone)) and not self._reached(path, clone):
                 found.append(path)
         return tuple(found)
 
     def _reached(self, path: str, clone: nn.Module) -> bool:
         inside = (row for part, row in self._rows.items() if part.startswith(f"{path}."))
-        return any(id(tensor) in self._used for tensor in clone.parameters()) or any(row.calls for row in inside)
+        return any(id(tensor) in self._used for tensor in module_tree.parameters(clone)) or any(
+            row.calls for row in inside
+        )
 
 
 def _backward(output: Any) -> None:
@@ -435,8 +437,8 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def _shape(value: Any) -> Size | None:
     if isinstance(value, torch.Tensor):
-        return tuple(value.shape)
-    return next((tuple(tensor.shape) for tensor in tensors_in(value)), None)
+        return size_of(value)
+    return next((size_of(tensor) for tensor in tensors_in(value)), None)
 
 
 def _own_parameters(shadow: Shadow, rows: Mapping[str, Row]) -> None:
@@ -452,7 +454,7 @@ def _own_parameters(shadow: Shadow, rows: Mapping[str, Row]) -> None:
 def detail(part: nn.Module) -> str:
     """Tell a layer's kernel, stride and groups: 7x7/2, 3x3 g32; empty where it has no kernel."""
     kernel, stride, groups = (vars(part).get(name, 1) for name in ("kernel_size", "stride", "groups"))
-    if "kernel_size" not in vars(part) or not all(map(_is_lengths, (kernel, stride))):
+    if "kernel_size" not in vars(part) or not all(map(_is_lengths, (kernel, stride, groups))):
         return ""
     window = "x".join(map(str, kernel if isinstance(kernel, tuple) else (kernel, kernel)))
     steps = set(stride) if isinstance(stride, tuple) else {stride}

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnprof import module_tree
 from cnnprof.machine import available_bytes
 from cnnprof.records import LayerTime, OperatorTime
 from cnnprof.steps import Step
@@ -197,7 +198,7 @@ def _event(raw: Any) -> Event:
 def _named_ranges(module: nn.Module) -> Iterator[None]:
     """Put a range that bears a module's path around its forward; `module` is our own copy."""
     handles = []
-    for path, part in module.named_modules():
+    for path, part in module_tree.named_modules(module):
         if isinstance(part, torch.jit.ScriptModule):  # takes no hooks: its time is its parent's
             continue
         open_ranges: list[Any] = []

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnprof import sources
+from cnnprof import module_tree, sources
 from cnnprof.calls import literal, literals
 from cnnprof.errors import NoSuchModelError, UsageError, first_line
 from cnnprof.inputs import bytes_of, is_plain, laid_in
@@ -488,9 +488,10 @@ def copied(module: nn.Module) -> nn.Module:
         torch.jit.save(module, saved)
         saved.seek(0)
         return torch.jit.load(saved)  # type: ignore[no-any-return, no-untyped-call]
-    places = ((vars(part), part._parameters, part._buffers) for part in module.modules())
-    held = (value for values in itertools.chain.from_iterable(places) for value in values.values())
-    kept = [value for value in held if isinstance(value, torch.Tensor)]
+    kept: list[torch.Tensor] = []
+    for part in module_tree.modules(module):
+        held = itertools.chain(vars(part).values(), part._parameters.values(), part._buffers.values())
+        kept += (value for value in held if isinstance(value, torch.Tensor))
     refused = (tensor for tensor in kept if not tensor.is_leaf or tensor.layout is not torch.strided)
     copies = {id(tensor): tensor.detach().clone() for tensor in refused if not isinstance(tensor, nn.Parameter)}
     return copy.deepcopy(module, copies | dict(_copied_together(kept)))
