@@ -266,6 +266,63 @@ def test_variants(text, over, texts):
     assert [catalog.parse(each).name for each in texts] == ["cnn"] * len(texts)
 
 
+# --- files where a model is asked for
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(
+        "raise SystemExit('it ran')\nfrom torch import nn\nWIDTH = 3\n"
+        "class Net(nn.Module):\n    def forward(self, x):\n        return x\n"
+        "def make(width=4):\n    return nn.Linear(width, 2)\ndef _part():\n    pass\n"
+    )
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    torch.save(nn.Linear(4, 2).state_dict(), "weights.pth")
+    (tmp_path / "net.onnx").write_bytes(b"")
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    torch.jit.script(nn.Linear(4, 2)).save("script.pt")
+
+
+NAMED = "nets.py is a file; name a callable of it, nets.py:Net; it has Net, make"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nets.py", f"nets.py: {NAMED}"),
+        ("mine=nets.py(width=3)@b=2", f"mine=nets.py(width=3)@b=2: {NAMED}"),
+        ("nets", f"nets: {NAMED}"),
+        ("./nets.py", "./nets.py: ./nets.py is a file; name a callable of it, ./nets.py:Net; it has Net, make"),
+        ("empty.py", "name a callable of it, empty.py:callable; it has no class and no function"),
+        ("broken.py", "it has no class and no function"),
+        ("gone.py", "there is no file gone.py"),
+        ("weights.pth", "weights.pth holds saved values, no code: name what makes their network, file.py:callable"),
+        ("weights.safetensors", "holds saved values, no code: name what makes their network, file.py:callable"),
+        ("net.onnx", "is an ONNX graph, which torch does not run"),
+        ("gone.pth", "gone.pth is not there"),
+        ("script.pt", "is a TorchScript archive: \"torch.jit:load('script.pt')\" loads it"),
+        ("runs", "runs is a folder; a model is a name, or file.py:callable"),
+        ("notes.txt", "notes.txt is a file; a model is a name, or file.py:callable"),
+    ],
+)
+def test_a_file_given_as_a_model_is_told_what_to_name(text, said):
+    with pytest.raises(UsageError, match=re.escape(said)) as caught:
+        catalog.resolve(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("files")
+def test_a_torchscript_archive_loads_as_it_is_told():
+    assert cnnprof.analyze("torch.jit:load('script.pt')", (4,)).macs == 4 * 2
+
+
 # --- builders that are made for an input size
 
 

@@ -7,6 +7,7 @@ arguments: Python literals, [32] * 4, 2**5, dict(...), parsed and never run;
 settings: bf16,channels-last,compile,b=64,threads=1
 """
 
+import ast
 import copy
 import dataclasses
 import difflib
@@ -17,6 +18,7 @@ import itertools
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -353,8 +355,58 @@ def _resolve_bare(spec: Spec) -> NamedModel:
         return _from_torchvision(spec, spec.name)
     if spec.name.partition(".")[0] in zoo.timm_names():
         return _from_timm(spec, spec.name)
+    _refuse_file(spec)
     known = [*CATALOG, *zoo.torchvision_models(), *zoo.timm_names()]
     raise UsageError(f"there is no model {spec.name!r}{nearest(spec.name, known)}; `cnnprof models` lists all")
+
+
+_SAVED = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx")
+
+
+def _refuse_file(spec: Spec) -> None:
+    """Say how a file is named as a model. Raises UsageError where one, or what is written like one, was given."""
+    path = Path(spec.name)
+    if path.suffix == ".py" and not path.exists():
+        raise NoSuchModelError(f"{spec.text}: there is no file {path}")
+    code = spec.name if path.suffix == ".py" else f"{spec.name}.py"
+    if Path(code).is_file():
+        names = _callables(Path(code))
+        example = f"{code}:{names[0] if names else 'callable'}"
+        raise UsageError(f"{spec.text}: {code} is a file; name a callable of it, {example}; it has {_listed(names)}")
+    if path.suffix in _SAVED:
+        raise UsageError(f"{spec.text} {_saved(path)}")
+    if path.exists():
+        kind = "folder" if path.is_dir() else "file"
+        raise UsageError(f"{spec.text} is a {kind}; a model is a name, or file.py:callable")
+
+
+def _callables(path: Path) -> list[str]:
+    """List the classes and functions that stand in a file, which is not run."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return []
+    named = [each.name for each in body if isinstance(each, ast.ClassDef | ast.FunctionDef)]
+    return [name for name in named if not name.startswith("_")]
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most]) or 'no class and no function'}{more}"
+
+
+def _saved(path: Path) -> str:
+    """Say what a file of weights is, and how the network that they belong to is named."""
+    if not path.exists():
+        return "is not there, and would hold weights; a model is a name, or file.py:callable"
+    if path.suffix == ".onnx":
+        return "is an ONNX graph, which torch does not run; give the code that it was exported from: file.py:callable"
+    if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+        return f"is a TorchScript archive: \"torch.jit:load('{path}')\" loads it"
+    return (
+        "holds saved values, no code: name what makes their network, file.py:callable, which may load them; "
+        f"a whole pickled module that you trust is \"torch:load('{path}', weights_only=False)\""
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
