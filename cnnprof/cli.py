@@ -717,7 +717,7 @@ def doctor(
 @app.command()
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE.py", help="Your own code: it is imported, and so runs.")],
-    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Until it is ended.")] = 60.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Until it is ended.")] = 120.0,
     output: Output = None,
     as_json: Json = False,
     quiet: Quiet = False,

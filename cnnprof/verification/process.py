@@ -32,7 +32,7 @@ OLD_STREAM = Check(
 )
 
 
-def verify(path: str | Path, timeout_s: float = 60.0) -> Verification:
+def verify(path: str | Path, timeout_s: float = 120.0) -> Verification:
     """Check a student's own CNN, blocks, ResNet and classifier against the course's numbers and cnnprof's builders.
 
     The file is imported, as pytest would: its code runs, in a process of its own that has `timeout_s` seconds. Of each
