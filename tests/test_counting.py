@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import cnnprof
 from cnnprof import UsageError
@@ -359,6 +360,67 @@ def test_containers_and_plain_tensors_of_the_callers_stay_as_they_are(rung):
 def test_weights_in_a_plain_list_are_doubted():
     (doubt,) = cnnprof.analyze(KeepsWhatItSaw(), (3, 5, 5)).doubts
     assert "112 weights hang in a plain list or attribute" in doubt.message
+
+
+def test_a_raw_tensor_that_gradients_end_at_is_doubted():
+    class Raw(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.randn(4, 8, requires_grad=True)
+
+        def forward(self, x):
+            return F.linear(x, self.weight)
+
+    (doubt,) = cnnprof.analyze(Raw(), (8,)).doubts
+    assert "32 weights hang in a plain list or attribute" in doubt.message
+
+
+class Aliased(nn.Module):
+    """Reaches a layer of its own by other ways, too, and holds a spare one that it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        object.__setattr__(self, "alias", self.layer)
+        self.listed, self.weights, self.spare = [self.layer], {"w": self.layer.weight}, [nn.Linear(8, 8)]
+
+    def forward(self, x):
+        return F.linear(self.listed[0](self.alias(x)), self.weights["w"])
+
+
+class Called(nn.Module):
+    """Calls a layer with weights of its own in place of the layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.weights = [nn.Linear(8, 8)], nn.ParameterList([nn.Linear(8, 8).weight])
+
+    def forward(self, x):
+        return torch.func.functional_call(self.base[0], {"weight": self.weights[0], "bias": x[0]}, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "params", "macs"),
+    [
+        (Aliased, 72, 3 * 64),
+        (Called, 64, 64),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), 80, 64),
+        (lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Linear(8, 8))), 72, 64),
+        (lambda: create_feature_extractor(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), ["0"]), 72, 64),
+    ],
+    ids=["aliased", "called", "parametrized", "traced", "cut"],
+)
+def test_weights_that_are_registered_or_not_used_are_not_doubted(make, params, macs):
+    analysis = cnnprof.analyze(make(), (8,))
+    assert (analysis.params, analysis.macs, analysis.doubts) == (params, macs, ())
+
+
+def test_a_feature_extractor_has_the_weights_of_its_own_layers():
+    whole = models.resnet18()
+    own = (whole.conv1, whole.bn1, whole.layer1, whole.layer2)
+    analysis = cnnprof.analyze(create_feature_extractor(whole, ["layer2"]), (3, 64, 64))
+    assert analysis.params == sum(tensor.numel() for part in own for tensor in part.parameters())
+    assert analysis.doubts == ()
 
 
 def test_the_callers_grad_modes_play_no_part():

@@ -48,23 +48,24 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 class Shadow:
     """A shallow clone of a module's tree with other tensors, all of it in training or in eval mode.
 
-    `clones` are its modules by path. `unregistered` are parameters that a forward pass may use though no module has
-    them as its own: they hang in a list, or on an attribute that is no parameter. What is reached through a global name
-    alone stays the caller's.
+    `clones` are its modules by path. `unregistered` stand for weights that a forward pass may use though no module
+    has them as its own: they hang in a list, or on an attribute that is no parameter. What is reached through a global
+    name alone stays the caller's.
     """
 
     def __init__(self, module: nn.Module, stand_in: StandIn, training: bool = False) -> None:
         self._stand_in, self._training = stand_in, training
         self._made: dict[int, Any] = {}
         """What stands for the caller's, by its identity: what is shared there stays shared here."""
-        self._parameters: dict[int, nn.Parameter] = {}
+        self._weights: dict[int, torch.Tensor] = {}
+        """Parameters, and other tensors that gradients end at."""
         originals = dict(module_tree.named_modules(module))
         self.root = self._clone(module)
         self.clones = {path: self._clone(part) for path, part in originals.items()}
         tensors = list(module_tree.parameters(module))
         self.is_lazy = any(map(nn.parameter.is_lazy, tensors))
-        registered = set(map(id, tensors))
-        self.unregistered = tuple(tensor for key, tensor in self._parameters.items() if key not in registered)
+        registered = set(map(id, (*tensors, *module_tree.buffers(module))))
+        self.unregistered = tuple(self._made[key] for key in self._weights if key not in registered)
 
     def announce(self, stack: list[str]) -> None:
         """Let each module push its path while it runs; where it raises, the innermost stays to be named."""
@@ -98,7 +99,7 @@ class Shadow:
     def _own(self, value: Any) -> Any:
         """Replace what a forward pass could change, and what leads back to the caller's modules."""
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in _PLAIN or isinstance(value, torch.fx.Graph):  # a graph leads to the module that it was traced from
             return value
         if isinstance(value, _CONTAINERS):
             return self._container(value)
@@ -161,8 +162,8 @@ class Shadow:
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in self._made:
             self._made[id(tensor)] = self._made_of(tensor)
-            if isinstance(tensor, nn.Parameter):
-                self._parameters[id(tensor)] = tensor
+            if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
+                self._weights[id(tensor)] = tensor
         made: torch.Tensor = self._made[id(tensor)]
         return made
 

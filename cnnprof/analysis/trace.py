@@ -70,7 +70,7 @@ class Trace:
     uncalled: tuple[str, ...]
     """The topmost modules that hold parameters, none of which the pass reached."""
     unregistered: int
-    """Elements of parameters that the pass may use and no module has as its own."""
+    """Elements of parameters that the pass used and no module has as its own."""
     calls: Sequence[Call] = ()
     """Every operator of the forward pass in its order, where they were asked for."""
     outputs: Sequence[torch.Tensor] = ()
@@ -179,7 +179,7 @@ def traced(
         mode=mode,
         buffers=sum(tensor.numel() for tensor in module_tree.buffers(shadow.root)),
         uncalled=walk.uncalled(),
-        unregistered=sum(tensor.numel() for tensor in shadow.unregistered),
+        unregistered=sum(tensor.numel() for tensor in shadow.unregistered if walk.has_used(tensor)),
         calls=walk.calls,
         outputs=tuple(tensors_in(output)) if keep_calls else (),
         flow=flow,
@@ -402,6 +402,10 @@ class _Walk:
     def _is_weight(self, tensor: torch.Tensor) -> bool:
         return _storage(tensor) in self._weights
 
+    def has_used(self, tensor: torch.Tensor) -> bool:
+        """Say whether an operator took a tensor that stands to the end of the pass."""
+        return id(tensor) in self._used
+
     def uncalled(self) -> tuple[str, ...]:
         """Name the topmost modules that hold parameters, none of which the pass reached."""
         found: list[str] = []
@@ -415,9 +419,7 @@ class _Walk:
 
     def _reached(self, path: str, clone: nn.Module) -> bool:
         inside = (row for part, row in self._rows.items() if part.startswith(f"{path}."))
-        return any(id(tensor) in self._used for tensor in module_tree.parameters(clone)) or any(
-            row.calls for row in inside
-        )
+        return any(map(self.has_used, module_tree.parameters(clone))) or any(row.calls for row in inside)
 
 
 def _backward(output: Any) -> None:
