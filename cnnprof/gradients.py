@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GradientMode = Literal["inference_mode", "no_grad", "enable_grad"]
@@ -57,10 +58,15 @@ def check_operator(mode: GradientMode) -> None:
 class GradientCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Checks every operator of a pass."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, mode: GradientMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._mode = mode
+        self.of_functions = False
+        """Whether there was a higher-order operator, which torch compiles where nothing watches."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         check_operator(self._mode)
+        self.of_functions |= isinstance(func, HigherOrderOperator)
         return func(*args, **(kwargs or {}))

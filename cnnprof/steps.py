@@ -143,19 +143,19 @@ def _forward(
     _set_mode(module, training=False)
     autocast = _autocast(settings)
 
-    def first(mode: GradientMode) -> Any:
-        nonlocal gradients
-        with gradient_mode(mode), autocast(), GradientCheck(mode):
+    def first(mode: GradientMode) -> tuple[GradientMode, Any, bool]:
+        check = GradientCheck(mode)
+        with gradient_mode(mode), autocast(), torch.compiler.set_stance("force_eager"), check:
             output = module(*inputs.args, **inputs.kwargs)
-        gradients = mode
-        return output
+        return mode, output, check.of_functions
 
     def forward() -> Any:
+        nonlocal gradients
         if gradients is None:
-            output = strictest(first, Exception)
-            if not settings.compile:
+            gradients, output, of_functions = strictest(first, Exception)
+            if not (of_functions or settings.compile or _holds_compiled(module)):
                 return output
-        assert gradients is not None
+            del output
         with gradient_mode(gradients), autocast():
             return called(*inputs.args, **inputs.kwargs)
 
@@ -163,6 +163,10 @@ def _forward(
         return chain(module_tree.parameters(module), module_tree.buffers(module), inputs.tensors())
 
     return Step(forward, module, standing, lambda: None, compiled=settings.compile, device=settings.device)
+
+
+def _holds_compiled(module: nn.Module) -> bool:
+    return any(isinstance(part, torch._dynamo.OptimizedModule) for part in module_tree.modules(module))
 
 
 def _training_step(

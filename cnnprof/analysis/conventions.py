@@ -104,10 +104,13 @@ TORCH_MACS: Mapping[str, costs.Formula] = {
     **{f"aten::{name}": costs.MACS[f"aten::{name}"] for name in (_TORCH_KNOWS + _TORCH_SEES_APART).split()},
     **dict.fromkeys(("aten::mm", "aten::bmm"), costs.dense_mm),
     **dict.fromkeys(("aten::addmm", "aten::baddbmm"), costs.dense_added_mm),
+    "cnnprof::flex_attention": costs.attention,
+    "cnnprof::flex_attention_backward": costs.attention_backward,
 }
 """Half of what torch.utils.flop_counter counts of an operator: by its flop_registry, or of its parts.
 
-A complex product is one there, and a sparse matrix a dense one. Products that are not here it does not know.
+A complex product is one there, a sparse matrix a dense one, and a mask of blocks hides nothing.
+Products that are not here it does not know.
 """
 
 CAUSES: Mapping[str, str] = {

@@ -297,6 +297,18 @@ def attention_backward(args: tuple[Any, ...], output: Any) -> int:
     return _pairs(query, key) * int(3 * query.shape[-1] + 2 * value.shape[-1])
 
 
+def attention_by_scores(args: tuple[Any, ...], output: Any) -> int:
+    """Like attention, of Q, K, V and the number of scores that are worked out."""
+    query, _, value, scores = args
+    return int(scores * (query.shape[-1] + value.shape[-1]))
+
+
+def attention_by_scores_backward(args: tuple[Any, ...], output: Any) -> int:
+    """Five products, like attention_backward, of the output's gradient, Q, K, V and the number of scores."""
+    _, query, _, value, scores = args
+    return int(scores * (3 * query.shape[-1] + 2 * value.shape[-1]))
+
+
 _BACKENDS_CONVOLUTIONS = """
     aten::_conv_depthwise2d aten::_mps_convolution aten::_nnpack_spatial_convolution aten::_slow_conv2d_forward
     aten::conv_depthwise3d aten::cudnn_convolution aten::cudnn_convolution_add_relu aten::miopen_convolution
@@ -334,7 +346,10 @@ _PACKED_PRODUCTS = """
 """
 """Vectors (..., k) by a weight in any layout: the output tells how many rows it has."""
 
+
 MACS: Mapping[str, Formula] = {
+    "cnnprof::flex_attention": attention_by_scores,
+    "cnnprof::flex_attention_backward": attention_by_scores_backward,
     "aten::convolution": convolution,
     "aten::_convolution": convolution,
     "aten::convolution_overrideable": convolution,

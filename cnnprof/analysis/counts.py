@@ -54,7 +54,7 @@ def analyze(
         mode=mode,
         conventions=_books(trace),
         opinions=tuple(opinion(tool, trace, real, inputs) for tool in tools),
-        doubts=_unregistered(trace, model),
+        doubts=(*_unregistered(trace, model), *(Doubt(model, said) for said in trace.doubted)),
         structure=structure(trace.flow.nodes, layers) if trace.flow else None,
         working=tuple(
             _working(row, layer, owned[row.path])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -31,7 +32,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import module_tree, optimizers, steps
-from cnnprof.analysis import as_real
+from cnnprof.analysis import as_real, higher_order
 from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
@@ -291,7 +292,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made_by: dict[int, str] = {}
         """By autograd's number of a forward operator: the module that called it."""
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            if self._gradients == "enable_grad":  # its backward pass is a graph that torch makes at run time
+                higher_order.refuse(func)
+            with self:
+                return higher_order.run_for_memory(func, args, self.not_seen.add)
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
         if any(map(is_made_of_others, types)):

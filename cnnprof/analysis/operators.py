@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch._C._functorch import peek_interpreter_stack
+from torch._ops import HigherOrderOperator
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnnprof.analysis import conventions, costs, kinds, packed, shapes, working
+from cnnprof.analysis import conventions, costs, higher_order, kinds, packed, shapes, working
 from cnnprof.inputs import is_made_of_others
 from cnnprof.records import Term
 
@@ -96,7 +97,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._convolutions is not None and not self._parts:
             self._convolutions.remove()
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            higher_order.refuse(func)
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
         if any(map(is_made_of_others, types)):

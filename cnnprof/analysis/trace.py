@@ -19,6 +19,7 @@ from torch.overrides import BaseTorchFunctionMode
 from cnnprof import machine, module_tree
 from cnnprof.analysis import conventions, costs
 from cnnprof.analysis import shadow as shadows
+from cnnprof.analysis.higher_order import HigherOrderMode, on_any_device
 from cnnprof.analysis.operators import Effect, Watch
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.structure import Flow
@@ -71,6 +72,8 @@ class Trace:
     """The topmost modules that hold parameters, none of which the pass reached."""
     unregistered: int
     """Elements of parameters that the pass used and no module has as its own."""
+    doubted: tuple[str, ...] = ()
+    """Sentences on what is counted though it depends on values."""
     calls: Sequence[Call] = ()
     """Every operator of the forward pass in its order, where they were asked for."""
     outputs: Sequence[torch.Tensor] = ()
@@ -179,6 +182,7 @@ def traced(
         mode=mode,
         buffers=sum(tensor.numel() for tensor in module_tree.buffers(shadow.root)),
         uncalled=walk.uncalled(),
+        doubted=tuple(dict.fromkeys(walk.doubted)),
         unregistered=sum(tensor.numel() for tensor in shadow.unregistered if walk.has_used(tensor)),
         calls=walk.calls,
         outputs=tuple(tensors_in(output)) if keep_calls else (),
@@ -279,6 +283,10 @@ class _Walk:
         self._shadow, self._rows, self._flow = shadow, rows, flow
         self._stack = [rows[""]]
         self.calls: list[Call] = []
+        self.doubted: list[str] = []
+        """Sentences on what is counted though it depends on values."""
+        self._tried: list[Effect] | None = None
+        """What a call does that leaves no trace; None where there is none."""
         self._gradients: GradientMode = "enable_grad"
         self._hidden = False
         """Whether what runs is part of one operator on the CPU, which fvcore does not see into."""
@@ -303,7 +311,8 @@ class _Walk:
         if training:
             own = chain(module_tree.parameters(self._shadow.root), module_tree.buffers(self._shadow.root))
             self._weights = {_storage(tensor): tensor for tensor in own}
-        with self._named_failures(), undisturbed(gradients), watch:
+        functions = HigherOrderMode(self.doubted.append, self._macs_of)
+        with self._named_failures(), undisturbed(gradients), on_any_device(), watch, functions:
             output = self._shadow.root(*fed.args, **fed.kwargs)
             if training:
                 self._doing = "its backward pass raised on"
@@ -334,6 +343,8 @@ class _Walk:
         stack, call = self._stack, clone._call_impl
 
         def entered(*args: Any, **kwargs: Any) -> Any:
+            if self._tried is not None:
+                return call(*args, **kwargs)  # type: ignore[no-untyped-call]
             row.calls += 1
             if row.calls == 1:
                 row.input_shape = _shape(args[0] if args and isinstance(args[0], torch.Tensor) else (args, kwargs))
@@ -355,8 +366,21 @@ class _Walk:
 
         return entered
 
+    def _macs_of(self, call: Callable[[], Any]) -> int:
+        """Return the MACs of a call that leaves no trace."""
+        before, self._tried = self._tried, []
+        try:
+            with torch.no_grad():
+                call()
+            return sum(effect.macs for effect in self._tried)
+        finally:
+            self._tried = before
+
     def heard(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give an operator to the module that was entered last."""
+        if self._tried is not None:
+            self._tried.append(effect)
+            return
         check_operator(self._gradients)
         self._stack[-1].effects.append(effect.hidden() if self._hidden else effect)
         self._used.update(map(id, taken))
@@ -366,6 +390,8 @@ class _Walk:
     def kept(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give an operator to its module, and keep it with its tensors."""
         self.heard(effect, taken, output)
+        if self._tried is not None:
+            return
         row = self._stack[-1]
         self.calls.append(Call(row.path, row.effects[-1], tuple(taken), tuple(tensors_in(output))))
 
