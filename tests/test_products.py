@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hard_networks import Net
 from torch import nn
+from torch.ao import quantization
 from torch.ao.quantization import quantize_dynamic
 from torchvision import models, ops
 
@@ -365,6 +366,45 @@ def test_weights_packed_in_half_precision_take_two_bytes():
 def test_quantized_recurrent_layers(layer, shape, params, macs):
     analysis = cnnprof.analyze(quantized(layer, type(layer)), inputs=torch.rand(shape))
     assert (analysis.params, analysis.macs, analysis.uncounted) == (params, macs, ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "size"),
+    [
+        (nn.Embedding, quantization.float_qparams_weight_only_qconfig, 80),
+        (nn.EmbeddingBag, quantization.float_qparams_weight_only_qconfig, 80),
+        (nn.EmbeddingBag, quantization.float_qparams_weight_only_qconfig_4bit, 40),
+    ],
+)
+def test_quantized_embeddings_have_parameters_and_no_products(kind, config, size):
+    module = nn.Sequential(kind(10, 8))
+    module.qconfig = config
+    analysis = cnnprof.analyze(
+        quantization.convert(quantization.prepare(module)), inputs=(torch.zeros(3, 2, dtype=torch.int64),)
+    )
+    assert (analysis.params, analysis.macs, analysis.uncounted) == (80, 0, ())
+    assert analysis.totals.param_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 8, 3), (1, 4, 9)),
+        (nn.Conv2d(4, 8, 3, groups=4), (1, 4, 5, 5)),
+        (nn.ConvTranspose2d(4, 8, 3, groups=2), (1, 4, 5, 5)),
+        (nn.Linear(4, 8), (3, 4)),
+    ],
+    ids=["1-D", "in groups", "transposed", "linear"],
+)
+def test_a_layer_quantized_by_observation_counts_as_before(layer, shape, monkeypatch):
+    monkeypatch.setattr(torch.backends.quantized, "engine", "qnnpack")  # fbgemm takes no transposed ones
+    module = nn.Sequential(quantization.QuantStub(), layer, quantization.DeQuantStub()).eval()
+    module.qconfig = quantization.get_default_qconfig("qnnpack")
+    before = cnnprof.analyze(module, inputs=torch.rand(shape))
+    observed = quantization.prepare(module)
+    observed(torch.rand(shape))
+    analysis = cnnprof.analyze(quantization.convert(observed), inputs=torch.rand(shape))
+    assert (analysis.macs, analysis.params, analysis.uncounted) == (before.macs, before.params, ())
 
 
 def test_a_quantized_network_counts_as_the_one_that_it_was_made_of():

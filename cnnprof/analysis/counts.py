@@ -128,7 +128,7 @@ def _totals(trace: Trace, layers: Sequence[Layer], owned: Mapping[str, Tensors])
         buffers=trace.buffers,
         macs=sum(layer.macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
-        param_bytes=sum(tensor.numel() * tensor.element_size() for tensor in parameters),
+        param_bytes=sum(map(packed.stored_bytes, parameters)),
         read_bytes=sum(layer.read_bytes for layer in layers),
         written_bytes=sum(layer.written_bytes for layer in layers),
         weight_gradient_macs=_sum(layer.weight_gradient_macs for layer in layers),

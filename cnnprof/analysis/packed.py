@@ -1,5 +1,6 @@
 """Weights that quantized modules keep packed for a kernel, in TorchScript's objects, where no parameter holds them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
@@ -27,19 +28,27 @@ def tensors(held: Any) -> Mapping[str, torch.Tensor]:
 
 
 def _unpacked(held: Any) -> Mapping[str, torch.Tensor | None]:
-    if held._has_method("unpack"):
-        return dict(zip(("weight", "bias"), held.unpack(), strict=False))
     if "CellParams" in str(held._type()):
         return _of_cell(held)
-    return {"weight": torch.ops.quantized.embedding_bag_unpack(held)}
+    unpacked = held.unpack()
+    both = (unpacked,) if isinstance(unpacked, torch.Tensor) else unpacked  # an embedding has no bias
+    return dict(zip(("weight", "bias"), both, strict=False))
 
 
 def of_module(module: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Return what a module itself keeps packed, by attribute and name; it may be stored in less than a byte each."""
+    """Return what a module itself keeps packed, by attribute and name."""
     if torch.ScriptObject not in map(type, vars(module).values()):
         return {}
     found = {name: tensors(value) for name, value in vars(module).items() if is_packed(value)}
     return {f"{name}.{own}": tensor for name, held in found.items() for own, tensor in held.items()}
+
+
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a weight's elements, of which two or four may share one."""
+    return math.ceil(tensor.numel() * tensor.element_size() / _SHARING.get(tensor.dtype, 1))
+
+
+_SHARING = {torch.quint4x2: 2, torch.quint2x4: 4}
 
 
 def _of_cell(held: Any) -> Mapping[str, torch.Tensor | None]:
