@@ -245,7 +245,7 @@ class Analysis(Shown):
         return self.macs if self.macs or not self.uncounted else None
 
     @property
-    def lacking(self) -> frozenset[str]:
+    def uncounted_paths(self) -> frozenset[str]:
         """Paths of the layers in which something was not counted."""
         return frozenset(entry.path for entry in self.uncounted)
 

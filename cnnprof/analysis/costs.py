@@ -149,7 +149,7 @@ def grouped_mm(args: tuple[Any, ...], output: Any) -> int:
     return int(math.prod(output.shape[1:] if divides_sums else output.shape)) * _length(left)
 
 
-def listed_mm(args: tuple[Any, ...], output: Any) -> int:
+def mm_of_lists(args: tuple[Any, ...], output: Any) -> int:
     """A product of each two matrices of two lists."""
     return sum(dense_mm((left,), product) for left, product in zip(args[0], output, strict=True))
 
@@ -373,7 +373,7 @@ MACS: Mapping[str, Formula] = {
     "aten::_scaled_grouped_mm": grouped_mm,
     "aten::_scaled_grouped_mm_v2": grouped_mm,
     "aten::addbmm": batch_summed,
-    "aten::_foreach_mm": listed_mm,
+    "aten::_foreach_mm": mm_of_lists,
     "torch_nn::_linear_cross_entropy_batch_chunked": linear_loss,
     "torch_nn::_linear_cross_entropy_batch_chunked_no_reduction": linear_loss,
     "quantized::matmul": mm,

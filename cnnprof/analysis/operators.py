@@ -172,7 +172,7 @@ _CONVOLUTIONS = {
 """Operators of convolutions, and their calls in Python. torch makes a complex one of three real ones."""
 
 
-def _alone(effect: Effect) -> Effect:
+def _for_all_three(effect: Effect) -> Effect:
     """Return the first of the three for the whole: four real products for each of its."""
     real = costs.REAL_PRODUCTS
     return replace(
@@ -183,7 +183,7 @@ def _alone(effect: Effect) -> Effect:
     )
 
 
-def _counted_elsewhere(effect: Effect) -> Effect:
+def _without_products(effect: Effect) -> Effect:
     """Return another of the three, whose products and outputs count with the first; torch and fvcore count each."""
     return replace(effect, macs=0, weight_gradient_macs=0, terms=(), products=0, activations=0, biases=0)
 
@@ -191,7 +191,7 @@ def _counted_elsewhere(effect: Effect) -> Effect:
 def _as_one(parts: Sequence[Effect]) -> list[Effect]:
     multiply = [place for place, part in enumerate(parts) if part.macs]
     return [
-        part if place not in multiply else _alone(part) if place == multiply[0] else _counted_elsewhere(part)
+        part if place not in multiply else _for_all_three(part) if place == multiply[0] else _without_products(part)
         for place, part in enumerate(parts)
     ]
 
@@ -249,7 +249,7 @@ class _ComplexConvolutions(TorchFunctionMode):
             place = self._places.get(node._sequence_nr())
         if place is None or not effect.macs:
             return effect
-        return _counted_elsewhere(effect) if place else _alone(effect)
+        return _without_products(effect) if place else _for_all_three(effect)
 
 
 _CALLS = frozenset(_CONVOLUTIONS.values())

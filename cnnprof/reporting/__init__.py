@@ -109,8 +109,8 @@ def to_dataframe(record: Record | FitResult) -> "pd.DataFrame":
     store.kind_of(record)
     if isinstance(record, Analysis):
         document = store.to_document(record)
-        lacking = [", ".join(record.uncounted_in(layer.path)) for layer in record.layers]
-        return pd.DataFrame(document["layers"]).assign(uncounted=lacking)
+        uncounted = [", ".join(record.uncounted_in(layer.path)) for layer in record.layers]
+        return pd.DataFrame(document["layers"]).assign(uncounted=uncounted)
     if isinstance(record, MemoryProfile):
         timeline = record.predicted.timeline if record.predicted else ()
         moments: list[dict[str, Any]] = [

@@ -731,7 +731,7 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
     """Put counts, times and kept memory together; layers that have and take nothing are left out."""
     kept = {layer.path: layer.activation_bytes for layer in memory}
     times = {layer.path: layer for layer in where.layers} if where else {}
-    lacking = analysis.lacking
+    uncounted = analysis.uncounted_paths
     lines = [
         _Line(
             layer.path or "(itself)",
@@ -743,7 +743,7 @@ def _lines(analysis: Analysis, where: TimeByLayer | None, memory: Sequence[Layer
             times[layer.path].backward_s if layer.path in times else None,
             _step_s(times[layer.path]) if layer.path in times else None,
             kept.get(layer.path, 0) if kept else None,
-            layer.path not in lacking,
+            layer.path not in uncounted,
         )
         for layer in analysis.layers
     ]

@@ -42,13 +42,13 @@ def branches(analysis: Analysis, depth: int, sort: str | None = None) -> tuple[B
     groups: dict[str, list[Layer]] = {}
     for layer in analysis.layers:
         groups.setdefault(".".join(layer.path.split(".")[: depth - 1]), []).append(layer)
-    lacking = analysis.lacking
-    found = [_branch(path, layers, lacking, cut=path.count(".") == depth - 2) for path, layers in groups.items()]
+    uncounted = analysis.uncounted_paths
+    found = [_branch(path, layers, uncounted, cut=path.count(".") == depth - 2) for path, layers in groups.items()]
     kept = [each for each in found if each.params or each.macs or each.activations or not each.complete]
     return tuple(sorted(kept, key=lambda branch: -getattr(branch, sort))) if sort else tuple(kept)
 
 
-def _branch(path: str, layers: Sequence[Layer], lacking: AbstractSet[str], cut: bool) -> Branch:
+def _branch(path: str, layers: Sequence[Layer], uncounted: AbstractSet[str], cut: bool) -> Branch:
     top = layers[0]
     return Branch(
         path=path,
@@ -57,7 +57,7 @@ def _branch(path: str, layers: Sequence[Layer], lacking: AbstractSet[str], cut: 
         params=sum(layer.params for layer in layers),
         macs=sum(layer.macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
-        complete=lacking.isdisjoint(layer.path for layer in layers),
+        complete=uncounted.isdisjoint(layer.path for layer in layers),
     )
 
 
