@@ -334,7 +334,7 @@ def _with_process(measured: MeasuredMemory, question: _Question) -> tuple[Measur
 def _step(question: _Question) -> steps.Step:
     subject, settings = question.subject, question.settings
     torch.manual_seed(settings.seed)
-    inputs = subject.inputs(settings.images, settings.seed).cloned()
+    inputs = subject.inputs(settings.images, settings.seed).with_values().cloned()
     maker = question.make_optimizer() if question.mode == "training" else None
     return steps.prepare(subject.build(), inputs, question.mode, settings, question.loss, maker)
 

@@ -251,17 +251,24 @@ def laid_in(place: torch.Tensor, like: torch.Tensor, first: int) -> torch.Tensor
     return made.set_(place.untyped_storage(), offset // like.element_size(), like.shape, like.stride())
 
 
+_BY_ROWS, _BY_COLUMNS = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
+SPARSE: Mapping[torch.layout, tuple[str, ...]] = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: _BY_ROWS,
+    torch.sparse_bsr: _BY_ROWS,
+    torch.sparse_csc: _BY_COLUMNS,
+    torch.sparse_bsc: _BY_COLUMNS,
+}
+"""What sparse tensors are made of, by layout."""
+
+
 def components(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the tensors with a storage that one is made of: indices and values of a sparse one.
 
     Raises NotImplementedError where it does not tell them.
     """
-    if tensor.layout is torch.sparse_coo:
-        return tensor._indices(), tensor._values()
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    if tensor.layout in SPARSE:
+        return tuple(getattr(tensor, name)() for name in SPARSE[tensor.layout])
     if is_made_of_others(type(tensor)):
         inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])  # type: ignore[attr-defined]
         return tuple(part for each in inner for part in components(each))

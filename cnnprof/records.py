@@ -770,7 +770,7 @@ class Candidate:
     def measured_with(self, settings: "Settings") -> "Settings":
         """Return what it was measured with in a run: its own settings before the run's, its types by name."""
         own = settings.of(self.settings)
-        return replace(own, dtype=self.dtype or own.dtype)
+        return replace(own, dtype=self.dtype or (own.dtype if own.dtype != OWN_TYPE else DEFAULT_TYPE))
 
     @property
     def kept_bytes(self) -> int | None:
@@ -889,6 +889,8 @@ BATCH_SIZE = 8
 """Of what is measured, where none is asked for."""
 OWN_TYPE = "own"
 """The types that a model has."""
+DEFAULT_TYPE = "float32"
+"""What torch makes where nothing else is asked for."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cnnprof import analyze, predict_memory, profile, store
+from cnnprof import UsageError, analyze, predict_memory, profile, store
 from cnnprof.inputs import Inputs
 from cnnprof.measurement import kernels
 
 WITHIN = 0.003
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse")  # torch tells of sparse tensors once a process
+pytestmark = [  # torch tells of these once a process
+    pytest.mark.filterwarnings("ignore:Sparse"),
+    pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -473,6 +476,20 @@ def test_a_model_that_cannot_be_copied_is_left_as_it_is():
     assert found.profiles[0].failure is None
     assert torch.equal(model.weight, before)
     assert model.weight.grad is None
+
+
+def test_what_other_processes_cannot_be_given_is_told_before_anything_is_measured():
+    with pytest.raises(UsageError, match=r"processes: .*pickle.*; measure in one process"):
+        profile(holding(threading.Lock()), (8,), 2, time_s=0.2, modes=("inference",), processes=True)
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_nested_tensors_are_measured(layout):
+    nested = torch.nested.nested_tensor([torch.rand(3, 8), torch.rand(5, 8)], layout=layout)
+    found = predict_memory(nn.Linear(8, 8), inputs=(nested,), mode="inference")
+    assert found.predicted is None
+    assert found.measured.peak_bytes >= (8 * 8 + 8) * 4 + 2 * 8 * 8 * 4  # weights, and both tensors' values twice
+    assert any("ested" in doubt.message for doubt in found.doubts)
 
 
 def test_what_fails_before_the_step_is_told_apart():

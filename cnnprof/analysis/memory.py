@@ -38,7 +38,17 @@ from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
-from cnnprof.inputs import Inputs, components, is_made_of_others, is_plain, laid_in, made_again, reach, tensors_in
+from cnnprof.inputs import (
+    SPARSE,
+    Inputs,
+    components,
+    is_made_of_others,
+    is_plain,
+    laid_in,
+    made_again,
+    reach,
+    tensors_in,
+)
 from cnnprof.records import (
     CATEGORIES,
     INPUT,
@@ -191,8 +201,11 @@ class _StandIn:
 
     def _made(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self._dtype if self._dtype and tensor.is_floating_point() else tensor.dtype
-        if tensor.layout is not torch.strided:
+        if tensor.layout in SPARSE:
             return self._sparse(tensor, dtype)
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            kind = "a nested tensor" if tensor.is_nested else f"a {type(tensor).__name__}"
+            raise NotImplementedError(f"{kind} of {tensor.layout}")
         if self._channels_last and tensor.ndim == 4:
             return torch.empty(tensor.shape, dtype=dtype, device=self._device, memory_format=torch.channels_last)
         if dtype is tensor.dtype and is_plain(tensor):
