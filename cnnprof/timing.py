@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import multiprocessing
+import pickle
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 
 from cnnprof import machine, statistics, steps
 from cnnprof.comparison.ratios import contrast
+from cnnprof.errors import UsageError, said
 from cnnprof.inputs import Inputs
 from cnnprof.measurement import latency
 from cnnprof.models import catalog
@@ -196,6 +198,7 @@ class Workbench:
         keys = {(name, mode) for mode, makers in self.makers().items() for name in makers}
         failures: dict[latency.Key, str] = {}
         asked = [(subject.name, *subject.asked[1:]) for subject in self.subjects]
+        _check_sent((asked, self.asked_loss))
         for number in itertools.count():
             if keys <= failures.keys():
                 return
@@ -220,6 +223,14 @@ class _Job:
     session_s: float
     seed: int
     left_out: set[latency.Key]
+
+
+def _check_sent(job: Any) -> None:
+    """Raise UsageError where other processes cannot be given the models or the loss."""
+    try:
+        pickle.dumps(job)
+    except Exception as error:  # what a model holds may raise anything
+        raise UsageError(f"processes: {said(error)}; measure in one process, or name the models as strings") from error
 
 
 def _ignoring_interrupts() -> None:
