@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cnnprof import UsageError, analyze, predict_memory, profile, store
+from cnnprof import ClassifierTrainer, UsageError, analyze, predict_memory, profile, store
 from cnnprof.inputs import Inputs
 from cnnprof.measurement import kernels
 
@@ -145,6 +145,16 @@ def test_a_document_without_types_of_its_own_loads():
 def test_inputs_of_several_types_are_analyzed_as_they_are():
     model = Calling(lambda net, x, y: net.a(x) + net.b(y), a=nn.Linear(8, 8), b=nn.Linear(8, 8).double())
     assert analyze(model, inputs=(torch.rand(2, 8), torch.rand(2, 8).double())).macs == 2 * 2 * 8 * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_is_trained_in_its_own_type(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).to(dtype)
+    seen = []
+    model.register_forward_hook(lambda module, given, output: seen.append((given[0].dtype, output.dtype)))
+    trainer = ClassifierTrainer(model, nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), 0.1))
+    trainer.train_epoch([(torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))], verbose=False)
+    assert seen == [(dtype, dtype)]
 
 
 # Sparse tensors ------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprof.errors import NotFiniteError, UsageError, checked_count, first_line
+from cnnprof.inputs import common_type
 from cnnprof.records import FitResult
 from cnnprof.training import checkpoints as files
 from cnnprof.training.progress import Tick, bar
@@ -144,6 +145,7 @@ class ClassifierTrainer:
         if channels_last:
             model.to(memory_format=torch.channels_last)
         self._layout = torch.channels_last if channels_last else torch.preserve_format
+        self._dtype = common_type(model)
         self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16) if amp else nullcontext
         self._called: Callable[[Tensor], Any] = torch.compile(model) if compile else model
         self._listener = listener
@@ -202,7 +204,8 @@ class ClassifierTrainer:
         begun = looked = time.perf_counter()
         for images, labels in map(_pair, islice(dl, max_batches)):
             layout = self._layout if images.ndim == 4 else torch.preserve_format
-            images = images.to(self.device, non_blocking=True, memory_format=layout)
+            dtype = self._dtype if images.is_floating_point() else None
+            images = images.to(self.device, dtype, non_blocking=True, memory_format=layout)
             seen.add(*step(images, labels.to(self.device, non_blocking=True)))
             now = time.perf_counter()
             watch.lap()
