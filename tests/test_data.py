@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import pickle
 import re
+import shutil
 import struct
 import urllib.error
 
@@ -452,6 +453,87 @@ def test_files_are_read_once_and_kept_where_there_is_room(folder, monkeypatch, s
     read = epochs(4 * 3 * size[1] * size[2] - 1)
     assert len(opened) == 2 * 20
     assert all(torch.equal(one, other) for one, other in zip(kept, read, strict=True))
+
+
+def deep(numbers, kind):
+    """Write numbers of 8 bits in another type: 16 bits have 257 as their 1, floats 1/255."""
+    scaled = {"uint16": numbers * 257, "int32": numbers * 1000 - 70_000, "float32": numbers / 255, "uint8": numbers}
+    return Image.fromarray(scaled[kind].astype(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "mode"),
+    [
+        *(("uint16", "png", "I;16"), ("uint16", "tif", "I;16"), ("uint16", "pgm", "I")),
+        *(("int32", "tif", "I"), ("float32", "tif", "F")),
+    ],
+)
+def test_images_of_more_than_8_bits_are_handed_out_as_those_of_8(folder, kind, suffix, mode):
+    def handed_out(kind, suffix):
+        path = folder()
+        for number, file in enumerate(sorted(path.glob("*/*.png"))):
+            numbers = np.random.default_rng(number).integers(0, 256, (32, 32)).astype(np.int64)
+            numbers[0, :2] = 0, 255  # so that each image reaches both ends
+            file.unlink()
+            deep(numbers, kind).save(file.with_suffix(f".{suffix}"))
+        with Image.open(file.with_suffix(f".{suffix}")) as image:
+            modes.append(image.mode)
+        pictures = data.load(f"folder:{path}", SIZE)
+        handed = [collected(data.batches(pictures, part, 4)) for part in ("train", "test")]
+        shutil.rmtree(path)
+        return handed
+
+    modes = []
+    plain, found = handed_out("uint8", "png"), handed_out(kind, suffix)
+    assert modes == ["L", mode]
+    for one, other in zip(plain, found, strict=True):
+        assert torch.equal(one[1], other[1])
+        assert torch.allclose(one[0], other[0], atol=1e-5)
+
+
+def test_the_range_is_that_of_all_images(folder):
+    """Dark and bright images of 16 bits stay so: each by its own range would be grey."""
+    path = folder()
+    for file in path.glob("*/*.png"):
+        least = 0 if file.parent.name == "blue" else 60_000
+        numbers = np.random.default_rng(1).integers(least, least + 5_000, (32, 32)).astype(np.uint16)
+        Image.fromarray(numbers).save(file)
+    images, labels = collected(data.batches(data.load(f"folder:{path}", SIZE), "train", 4))
+    assert images[labels == 0].max() < -0.9 < 0.9 < images[labels == 1].min()
+
+
+def test_numbers_that_are_none_are_the_lowest(folder):
+    path = folder()
+    for file in path.glob("*/*.png"):
+        numbers = np.linspace(-2, 3, 1024, dtype=np.float32).reshape(32, 32)
+        numbers[0, 1] = np.nan
+        file.unlink()
+        Image.fromarray(numbers).save(file.with_suffix(".tif"))
+    split = data.load(f"folder:{path}", SIZE).train
+    assert split[0][0, 0].tolist()[:3] == [0, 0, 0]  # of -2, NaN and -1.99
+    assert split[0].max() == 255
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_split_of_a_single_colour_is_refused(folder, part):
+    folder("train"), folder("test", number=3)
+    path = folder("none").parent / "pets"
+    for file in path.glob(f"{part}/*/*.png"):
+        Image.new("L", (20, 12), 7).save(file)
+    images = {"train": "20 images to train on", "test": "6 images to test on"}[part]
+    said = refusal(f"folder:{path}", SIZE)
+    assert said == f"folder:{path}: the {images} show a single colour, which tells no classes apart; see the files"
+
+
+def test_what_an_image_warns_of_is_kept_off_the_screen(folder, recwarn):
+    path = folder()
+    for file in path.glob("*/*.png"):
+        palette = Image.new("P", (20, 12), 1)
+        palette.putpalette([0, 0, 0, 255, 9, 9])
+        palette.putpixel((0, 0), 0)
+        palette.save(file, transparency=b"\x00\x80")
+    collected(data.batches(data.load(f"folder:{path}", SIZE), "train", 4))
+    assert not recwarn.list
 
 
 @pytest.mark.slow

@@ -6,13 +6,14 @@ Images keep their own size until they are handed out: CIFAR-10 at 3x224x224 woul
 import dataclasses
 import difflib
 import http.client
+import itertools
 import math
 import os
 import tarfile
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,14 @@ class Files(Dataset[torch.Tensor]):
     """What was decoded (N, 3, H, W), where there is room for all."""
     decoded: torch.Tensor
     """Whether each was (N,)."""
+    ranges: "Ranges"
 
     @classmethod
-    def of(cls, paths: Sequence[str], labels: torch.Tensor, size: ImageSize) -> "Files":
+    def of(cls, paths: Sequence[str], labels: torch.Tensor, size: ImageSize, ranges: "Ranges") -> "Files":
         """Decode none yet."""
         shape = (len(paths), 3, *size[1:])
         kept = torch.empty(shape, dtype=torch.uint8) if math.prod(shape) <= _KEPT_BYTES else None
-        return cls(tuple(paths), labels, size, kept, torch.zeros(len(paths), dtype=torch.bool))
+        return cls(tuple(paths), labels, size, kept, torch.zeros(len(paths), dtype=torch.bool), ranges)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -98,7 +100,7 @@ class Files(Dataset[torch.Tensor]):
         _, height, width = self.size
         with _opened(self.paths[place]) as image:
             image.draft("RGB", (width, height))  # a JPEG of twice the size or more is decoded at half of it
-            resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            resized = _of_8_bits(image, self.ranges).resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(resized)).movedim(2, 0)
 
     def on(self, device: str) -> "Files":
@@ -133,6 +135,41 @@ class Files(Dataset[torch.Tensor]):
 
 
 Split = Held | Files
+Ranges = Mapping[str, tuple[float, float]]
+"""The lowest and the highest number in files that hold integers of more than 8 bits, I, and in those of floats, F."""
+
+
+def _of_8_bits(image: Image.Image, ranges: Ranges) -> Image.Image:
+    """Return an image in RGB; one of more than 8 bits is scaled, where PIL would clip it to 0..255."""
+    if image.mode[0] not in _DEEP:
+        return image.convert("RGB")
+    low, high = ranges.get(image.mode[0]) or _extremes(image)
+    numbers = np.nan_to_num(np.asarray(image, np.float64), nan=low, posinf=high, neginf=low)
+    scaled = (numbers.clip(low, high) - low) * (255 / ((high - low) or 1))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+
+
+_DEEP = "IF"
+"""How PIL's modes of more than 8 bits begin: I, I;16, I;16B, F."""
+
+
+def _ranges(paths: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Measure the ranges of files; of other kinds of files there is none."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for path in paths:
+        with _opened(path) as image:
+            if image.mode[0] in _DEEP:
+                low, high = _extremes(image)
+                lowest, highest = ranges.get(image.mode[0], (low, high))
+                ranges[image.mode[0]] = min(low, lowest), max(high, highest)
+    return ranges
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    """Return the lowest and the highest finite number of an image; 0 where none is."""
+    numbers = np.asarray(image, np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -279,6 +316,10 @@ def load(
         found = _MADE[name](input_size, seed)
     else:
         raise _unknown(name)
+    for split, use in ((found.train, "train"), (found.test, "test")):
+        if _of_one_colour(split):
+            images = f"{units.plural(len(split), 'image')} to {use} on"
+            raise UsageError(f"{name}: the {images} show a single colour, which tells no classes apart; see the files")
     mean, std = _moments(found.train)
     return Pictures(kind, found.train, found.test, found.classes, mean, std, found.note + reason)
 
@@ -414,13 +455,15 @@ def _folder(asked: str, size: ImageSize, seed: int) -> _Found:
         differ = ", ".join(sorted(set(whole.classes) ^ set(others.classes)))
         if differ:
             raise UsageError(f"folder:{asked}: train and {held[1]} must have the same classes; one alone has {differ}")
-        train, test = (part.files(_mixed(len(part.paths), seed), size) for part in (whole, others))
+        albums = [part.chosen(_mixed(len(part.paths), seed)) for part in (whole, others)]
     elif held and _subfolders(path / held[0]):
         alone = f"has {held[0]} alone, where train and test were expected"
         raise UsageError(f"folder:{asked}: {alone}; add the other, or name {path / held[0]}, which is then split")
     else:
         whole = _album(path)
-        train, test = (whole.files(part, size) for part in _divided(whole, path, seed))
+        albums = [whole.chosen(part) for part in _divided(whole, path, seed)]
+    ranges = _ranges(albums[1].paths[:_MEASURED_IMAGES]) | _ranges(albums[0].paths[:_MEASURED_IMAGES])
+    train, test = (Files.of(album.paths, album.labels, size, ranges) for album in albums)
     return _Found(f"the folder {path.resolve().name}", train, test, len(whole.classes))
 
 
@@ -432,9 +475,9 @@ class _Album:
     paths: tuple[str, ...]
     labels: torch.Tensor
 
-    def files(self, places: torch.Tensor, size: ImageSize) -> Files:
+    def chosen(self, places: torch.Tensor) -> "_Album":
         """Choose some of them."""
-        return Files.of([self.paths[place] for place in places.tolist()], self.labels[places], size)
+        return _Album(self.classes, tuple(self.paths[place] for place in places.tolist()), self.labels[places])
 
 
 def _album(path: Path) -> _Album:
@@ -490,7 +533,7 @@ def _divided(album: _Album, path: Path, seed: int) -> tuple[torch.Tensor, torch.
 def _opened(path: str) -> Iterator[Image.Image]:
     """Open an image, which reads its header alone. Raises UsageError for what is none, now or when it is decoded."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # PIL's name files of its own
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         raise UsageError(f"{path}: not an image, or a damaged one; mend or remove it") from None
@@ -504,6 +547,14 @@ def _mixed(number: int, seed: int) -> torch.Tensor:
 def _workers(images: int) -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_MOST_WORKERS, usable - 1) if images >= _WORTH_WORKERS else 0
+
+
+def _of_one_colour(split: Split) -> bool:
+    """Say whether no pixel of any image differs from the others; the first that does ends the search."""
+    images = (next(split.read([torch.tensor([place])]))[0] for place in range(len(split)))
+    first = next(images)
+    colour = first[:, :1, :1]
+    return all(bool((image == colour).all()) for image in itertools.chain([first], images))
 
 
 def _moments(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
