@@ -97,8 +97,8 @@ def _trial(
     known = pictures.load(data, size, data_dir=data_dir, seed=seed)
     if classes < known.classes:
         raise UsageError(
-            f"it scores {classes} classes and {known.name} have {known.classes}; build it with {known.classes} outputs "
-            "or more: out_classes, num_classes, or its last Linear"
+            f"it scores {units.plural(classes, 'class')} and {known.name} have {known.classes}; build it with "
+            f"{known.classes} outputs or more: out_classes, num_classes, or its last Linear"
         )
     batches = pictures.batches(known, "train", BATCH, seed=seed, device=device, limit=BATCH * BATCHES)
     return replace(trial, batches=list(batches), course=type(subject.module) is CNN), known.note.partition(";")[0]

@@ -447,7 +447,8 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
             raise UsageError(f"{subject.name}: {error}") from None
     if found != seen.classes:
         raise UsageError(
-            f"{subject.name} gives {found} scores, {seen.name} has {seen.classes} classes{_mended(subject, seen)}"
+            f"{subject.name} gives {units.plural(found, 'score')}, {seen.name} has {seen.classes} classes"
+            f"{_mended(subject, seen)}"
         )
     make_optimizer(module)
     params = sum(parameter.numel() for parameter in module_tree.parameters(module))

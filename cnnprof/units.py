@@ -309,8 +309,8 @@ def distance(value: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """1 operator, 2 operators."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """1 operator, 2 operators, 2 classes."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
 
 
 def loss(value: float | None) -> str:

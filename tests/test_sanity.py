@@ -736,6 +736,11 @@ class Missing(sick_networks.Healthy):
         return self.fc(x)
 
 
+class NoReturn(sick_networks.Healthy):
+    def forward(self, x):
+        super().forward(x)
+
+
 class OneByOne(sick_networks.Healthy):
     """Its norm gets one number a map, and in training wants more."""
 
@@ -747,10 +752,102 @@ class OneByOne(sick_networks.Healthy):
         return self.head(self.norm(self.features(x)[..., None, None]).flatten(1))
 
 
+class Convolved(nn.Module):
+    """LeNet of two convolutions: of 3x32x32 it makes 20x5x5, 500 numbers; of 3x28x28 20x4x4, 320."""
+
+    def __init__(self, flatten, features=500):
+        super().__init__()
+        conv = nn.Conv2d(3, 10, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(10, 20, 5), nn.MaxPool2d(2), nn.ReLU()
+        self.features, self.fc1, self.fc2 = nn.Sequential(*conv), nn.Linear(features, 50), nn.Linear(50, 10)
+        self.flatten = flatten
+
+    def forward(self, x):
+        return self.fc2(self.fc1(self.flatten(self.features(x))).relu())
+
+
+class FixedState(nn.Module):
+    """Begins with a state for 32 images."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.GRU(96, 8, batch_first=True), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.rows(x.permute(0, 2, 1, 3).flatten(2), torch.zeros(1, 32, 8))[0][:, -1])
+
+
+class FixedToken(nn.Module):
+    """Puts a token before each of 8 images."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.head = nn.Parameter(torch.zeros(1, 1, 96)), nn.Linear(96, 10)
+
+    def forward(self, x):
+        found = x.permute(0, 2, 1, 3).flatten(2)
+        return self.head(torch.cat([self.token.expand(8, -1, -1), found], 1)[:, 0])
+
+
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        (Missing(), "stopped at images of 3x32x32, and of 64 and 224 pixels, too: the network itself (Missing): Attri"),
+        (
+            Convolved(lambda x: x.view(-1, 320), 320),
+            "view(-1, 320) in the network itself (Convolved) makes 25 rows of 16 images, 16x20x5x5, of 500 numbers "
+            "each: flatten(1) keeps images apart; fc1 (Linear) then gets 500 numbers and takes 320, or give "
+            "--input-size 3x28x28",
+        ),
+        (
+            Convolved(lambda x: torch.reshape(x, (-1, 320)), 320),
+            "reshape(-1, 320) in the network itself (Convolved) makes 25",
+        ),
+        (
+            Convolved(lambda x: x.view(-1, 300), 300),
+            "view(-1, 300) in the network itself (Convolved) does not fit 16 images",
+        ),
+        (Convolved(torch.flatten, 8000), "flatten() in the network itself (Convolved) makes 1 row of 16 images"),
+        (Convolved(nn.Flatten(0, 1), 5), "flatten(0, 1) in flatten (Flatten) makes 320 rows of 16 images"),
+        (
+            Convolved(lambda x: x.view(64, -1)),
+            "takes batches of 64 images alone, by view(64, -1) in the network itself",
+        ),
+        (
+            Convolved(lambda x: x.view(64, 500)),
+            "takes batches of 64 images alone, by view(64, 500) in the network itself",
+        ),
+        (FixedState(), "takes batches of 32 images alone, by zeros(1, 32, 8) in the network itself (FixedState)"),
+        (FixedToken(), "takes batches of 8 images alone, by expand(8, -1, -1) in the network itself (FixedToken)"),
+        (Convolved(nn.Flatten(), 320), "it takes 3x28x28: give --input-size"),
+        (NoReturn(), "its forward returns None: is a return missing?"),
+        (flat(1), "it scores 1 class and digits have 10"),
+    ],
+)
+def test_what_moves_images_or_fixes_their_number_is_named(network, said):
+    with pytest.raises(UsageError, match=re.escape(said)) as error:
+        cnnprof.sanity(network, IMAGE)
+    assert "--loss" not in str(error.value)
+
+
+class Windows(sick_networks.Healthy):
+    """Folds places into the batch, and back again."""
+
+    def forward(self, x):
+        found = x.view(16, 3, 32, 32) if len(x) == 16 else x
+        folded = found.unfold(2, 8, 8).unfold(3, 8, 8).reshape(-1, 3, 8, 8) * 1.0
+        return super().forward(folded.view(len(x), 3, 32, 32))
+
+
+def test_views_that_are_undone_are_no_fault():
+    assert questions.classes_of(trial_of(Windows())) == 10
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (
+            Missing(),
+            "stopped at images of 3x32x32, and of 28, 64, 224 pixels, too: the network itself (Missing): Attri",
+        ),
         (OneByOne(), "takes images of 3x32x32 in evaluation alone; in training it stopped at norm (InstanceNorm2d): "),
         (nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10)), "it takes 3x64x64: give --input-size"),
     ],

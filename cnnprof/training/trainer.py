@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cnnprof import units
 from cnnprof.errors import NotFiniteError, UsageError, checked_count, first_line
 from cnnprof.inputs import common_type
 from cnnprof.records import FitResult
@@ -234,7 +235,8 @@ class ClassifierTrainer:
         except torch.OutOfMemoryError:  # a RuntimeError, but nobody's mistake in its use
             raise
         except IndexError as error:
-            ran = f"labels run from {labels.min()} to {labels.max()}, the model scores {scores.shape[1]} classes"
+            classes = units.plural(scores.shape[1], "class")
+            ran = f"labels run from {labels.min()} to {labels.max()}, the model scores {classes}"
             raise UsageError(f"{ran}: {first_line(error)}") from error
         except (RuntimeError, ValueError, TypeError) as error:
             given = f"scores {_told(scores)} with labels {_told(labels)}"

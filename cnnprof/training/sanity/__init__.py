@@ -21,6 +21,7 @@ from cnnprof.training.checkpoints import RandomState
 from cnnprof.training.sanity import evaluation, moves, samples, signals, unregistered
 from cnnprof.training.sanity.fit import COURSE_RATE, IN_A_BATCH, IN_COURSE, RATES, Fit, fitted, overfits, shuffled
 from cnnprof.training.sanity.moves import NOT_FINITE, Moved
+from cnnprof.training.sanity.reshapes import Reshapes
 from cnnprof.training.sanity.signals import Start
 from cnnprof.training.sanity.trial import BATCH, OutOfTimeError, Trial, all_scores, check, trained
 from cnnprof.training.sanity.watch import Watch
@@ -223,7 +224,7 @@ def nothing_to_train(trial: Trial) -> str:
 
 # What can be asked at all --------------------------------------------------------------------------------------------
 
-OTHER_SIDES = (32, 64, 224)
+OTHER_SIDES = (28, 32, 64, 224)
 """Pixels, tried where a network refuses its images."""
 
 
@@ -237,15 +238,21 @@ def classes_of(trial: Trial) -> int | None:
         if not trained(network):
             raise UsageError(f"it has no parameter that requires a gradient: {nothing_to_train(trial)}")
         watch = Watch(network)
+        reshapes = Reshapes(watch, len(images))
         try:
-            with watch:
+            with watch, reshapes:
                 output = network(images)
         except (Exception, SystemExit) as error:  # a user's model may raise anything
-            raise UsageError(_refusal(network, images, f"{watch.place}: {said(error)}")) from error
+            raise UsageError(_refusal(network, images, reshapes, f"{watch.place}: {said(error)}")) from error
+        if output is None:
+            raise UsageError("its forward returns None: is a return missing?")
         if trial.loss is not None:
             _refuse_loss(trial, output, labels)
             return None
         scores = all_scores(output)
+        if (not scores or len(scores[0]) != len(images)) and reshapes.view:
+            side = _side(network, images)
+            raise UsageError(f"{reshapes.view}{f', or give --input-size {side}' if side else ''}")
         if not scores or len(scores[0]) != len(images):
             shapes = ", ".join(units.size(tuple(each.shape)) for each in tensors_in(output)) or type(output).__name__
             raise UsageError(
@@ -255,28 +262,47 @@ def classes_of(trial: Trial) -> int | None:
         return scores[0].shape[1]
 
 
-def _refusal(network: nn.Module, images: Tensor, why: str) -> str:
-    """Say what a network stopped at, and at which size, or in which mode alone, it does not."""
+def _refusal(network: nn.Module, images: Tensor, reshapes: Reshapes, why: str) -> str:
+    """Say what a network stopped at, and at which size, of a batch or an image, or in which mode alone, it does not."""
     size = units.size(tuple(images.shape[1:]))
     if _takes(network.eval(), images):
         return f"it takes images of {size} in evaluation alone; in training it stopped at {why}"
-    sides = [side for side in OTHER_SIDES if images.shape[2:] != (side, side)]
-    others = [images.new_zeros(len(images), images.shape[1], side, side) for side in sides]
-    taken = next((side for side, each in zip(sides, others, strict=True) if _takes(network.train(), each)), None)
-    if taken:
-        return (
-            f"it does not take images of {size}: {why}; it takes {images.shape[1]}x{taken}x{taken}: give --input-size"
-        )
-    return f"it stopped at images of {size}, and of {' and '.join(map(str, sides))} pixels, too: {why}"
+    batch = next((number for number in reshapes.sizes if _takes_batch(network.train(), images, number)), None)
+    if batch:
+        fixed = f"of {batch} images alone, by {reshapes.sizes[batch]}: take the size from x.shape[0], or flatten(1)"
+        return f"it stopped at {len(images)} images of {size}, and takes batches {fixed}"
+    if side := _side(network, images):
+        return f"it does not take images of {size}: {why}; it takes {side}: give --input-size"
+    if reshapes.view:
+        return f"{reshapes.view}; it stopped at {why}" if reshapes.view.rows else str(reshapes.view)
+    sides = ", ".join(str(side) for side in OTHER_SIDES if images.shape[2:] != (side, side))
+    return f"it stopped at images of {size}, and of {sides} pixels, too: {why}"
+
+
+def _side(network: nn.Module, images: Tensor) -> str:
+    """Return the first other size of images that a network takes."""
+    sizes = [(images.shape[1], side, side) for side in OTHER_SIDES if images.shape[2:] != (side, side)]
+    taken = (size for size in sizes if _takes(network.train(), images.new_zeros(len(images), *size)))
+    return next(map(units.size, taken), "")
+
+
+MOST_NUMBERS = 2**24
+"""In a batch that is tried: 111 images of 3x224x224."""
+
+
+def _takes_batch(network: nn.Module, images: Tensor, number: int) -> bool:
+    sound = 0 < number * images[0].numel() <= MOST_NUMBERS and number != len(images)
+    return sound and _takes(network, images.new_zeros(number, *images.shape[1:]))
 
 
 def _takes(network: nn.Module, images: Tensor) -> bool:
+    """Say whether a network runs, and gives scores for each image where it gives any."""
     try:
         with torch.no_grad():
-            network(images)
+            scores = all_scores(network(images))
     except (Exception, SystemExit):  # noqa: BLE001  # a user's model may raise anything
         return False
-    return True
+    return not scores or len(scores[0]) == len(images)
 
 
 def _refuse_loss(trial: Trial, output: Any, labels: Tensor) -> None:
