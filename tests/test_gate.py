@@ -304,6 +304,14 @@ def test_a_starved_time_is_inconclusive_and_no_number_is_given():
     assert (result.verdict, result.change) == ("inconclusive", None)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_who_has_one_thread_is_not_told_to_take_one(threads):
+    side = timed(*STEADY, waited=0.5)
+    (result,) = judged("latency:5%", side, side, threads=threads)
+    assert ("--threads 1" in result.message) == (threads > 1)
+    assert "close other programs, or give " in result.message
+
+
 def test_an_undecided_time_says_how_much_longer_would_tell():
     (result,) = judged("latency:5%", timed(*STEADY), timed(*slower(1.02, 0.03)), measured_s=10.0)
     assert result.verdict == "inconclusive"

@@ -67,17 +67,21 @@ def _changes(models: Sequence[str], gates: Sequence[Gate]) -> Iterator[LayerChan
 def _held(limits: Sequence[Limit], test: str, name: str, before: Benchmark, now: Benchmark, against: str) -> Gate:
     mine = [each for limit in limits if (each := _of(limit, test, (before, now), name)) is not None]
     gate = of_runs(mine, _document(before, name), _document(now, name), against, time_ratio=in_short_runs_apart)
-    return replace(gate, results=tuple(map(_hinted, gate.results)))
+    return replace(gate, results=tuple(_hinted(result, now.machine.threads) for result in gate.results))
 
 
-def _hinted(result: GateResult) -> GateResult:
+def _hinted(result: GateResult, threads: int) -> GateResult:
     """Say what would tell, where a time is inconclusive: more rounds would not."""
     if result.verdict != "inconclusive" or result.metric not in TIMES or result.grows:
         return result
-    return replace(result, message=_STARVED if result.ci95 is None else _APART)
+    return replace(result, message=_starved(threads) if result.ci95 is None else _APART)
 
 
-_STARVED = "the process did not get its CPUs, then or now; close other programs, or give the fixture threads=1"
+def _starved(threads: int) -> str:
+    fewer = "" if threads == 1 else ", or give the fixture threads=1"
+    return f"the process did not get its CPUs, then or now; close other programs{fewer}"
+
+
 _APART = "runs apart differ by more; cnnprof gate --against REVISION times both side by side"
 
 

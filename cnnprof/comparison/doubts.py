@@ -61,7 +61,7 @@ def starved_share(candidates: Sequence[Candidate]) -> float | None:
 
 def _about_the_machine(machine: Machine, settings: Settings, candidates: Sequence[Candidate]) -> Iterator[Doubt]:
     share = starved_share(candidates)
-    hint = "close other programs" + ("" if settings.threads == 1 else " or --threads 1")
+    hint = "close other programs" + ("" if 1 in (settings.threads, machine.threads) else " or --threads 1")
     if share is not None:
         yield Doubt("latency", f"this process got {units.percent(share, 0)} % of its CPUs", hint)
     elif machine.load is not None and machine.logical_cores and machine.load > machine.logical_cores:

@@ -52,6 +52,8 @@ class Terms:
     """Then and now; None where they are the same."""
     hint: str = ""
     """What adds a model to the baseline."""
+    threads: int | None = None
+    """Of this run; None where that is not known."""
 
     def otherwise(self, pair: Pair, names: Sequence[str]) -> str:
         """Name the first setting that a number depends on, and in which both sides differ; else nothing."""
@@ -149,7 +151,7 @@ def held(limits: Sequence[Limit], baseline: Sequence[Candidate], run: Run, again
         against=against,
         models=tuple(candidate.name for candidate in run.profiles),
         limits=tuple(map(str, limits)),
-        results=judged(limits, baseline, run.profiles, terms),
+        results=judged(limits, baseline, run.profiles, replace(terms, threads=run.machine.threads)),
         changes=tuple(change for pair in pairs if not _other_inputs(*pair) for change in changes(pair)),
         times=tuple(
             GateTimes(now.name, mode, then, latency)
@@ -499,7 +501,7 @@ def _time(pair: Pair, limit: Limit, terms: Terms, why_not: str) -> GateResult:
         return replace(unknown, verdict="inconclusive", message=_grown(before, now, ratio.grows), grows=ratio.grows)
     if ratio is None or ratio.ratio is None or ratio.ci95 is None or ratio.sessions < statistics.MIN_SESSIONS:
         few = min(len(each.sessions) for each in (before, now)) < statistics.MIN_SESSIONS
-        return replace(unknown, verdict="inconclusive", message=FEW if few else STARVED)
+        return replace(unknown, verdict="inconclusive", message=FEW if few else _starved(terms.threads))
     verdict = _side(ratio.ci95, 1 + float(limit.growth))
     bounds = ratio.ci95[0] - 1, ratio.ci95[1] - 1
     said = "" if verdict != "inconclusive" else _how_much_longer(ratio, 1 + float(limit.growth), terms)
@@ -516,7 +518,11 @@ def _grown(before: Latency, now: Latency, grows: Sequence[Side]) -> str:
 
 GONE = "the baseline holds it, and this run does not"
 FEW = f"fewer than {statistics.MIN_SESSIONS} sessions were measured"
-STARVED = "the processes did not get their CPUs; close other programs, or give --threads 1 or a longer --time"
+
+
+def _starved(threads: int | None) -> str:
+    fewer = "" if threads == 1 else "--threads 1 or "
+    return f"the processes did not get their CPUs; close other programs, or give {fewer}a longer --time"
 
 
 def _side(bounds: statistics.Interval, limit: float) -> GateVerdict:

@@ -316,7 +316,7 @@ def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
         return f"- inconclusive: {whose} with each call"
     share = doubting.starved_share(run.profiles)
     if ratio.ratio is None:
-        hint = "close other programs" + ("" if run.settings.threads == 1 else " or --threads 1")
+        hint = "close other programs" + ("" if 1 in (run.settings.threads, run.machine.threads) else " or --threads 1")
         got = f"this process got {units.percent(share, 0)} % of its CPUs; {hint}"
         reason = got if share is not None else "no sessions yet"
         return f"- inconclusive: {reason}" if ratio.sessions or share is not None else units.UNKNOWN
