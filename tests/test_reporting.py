@@ -331,6 +331,7 @@ def test_names_are_escaped():
         ("[1](there)", r"[1\](there)"),
         ("-", "-"),
         ("<b>&", "&lt;b&gt;&amp;"),
+        ("net[$x$-$$y$$]", r"net\[\$x\$-\$\$y\$\$]"),
     ],
 )
 def test_markdown_is_escaped_and_readable(text, expected):

@@ -287,10 +287,10 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def escaped(text: str) -> str:
-    """Escape what Markdown takes for markup; an underscore within a word is none, and stays readable."""
+    """Escape what Markdown takes for markup, or for mathematics; an underscore within a word is none, and stays."""
     line = " ".join(text.split())
     line = re.sub(r"[&<>]", lambda match: _ENTITIES[match[0]], line)
-    line = re.sub(r"([\\`*|~]|\[(?!\d)|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
+    line = re.sub(r"([\\`*|~$]|\[(?!\d)|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
     return re.sub(r"^([#+=-](?=.)|\d+[.)](?=\s|$))", lambda match: f"{match[0][:-1]}\\{match[0][-1]}", line)
 
 
