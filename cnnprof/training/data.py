@@ -533,7 +533,7 @@ def _divided(album: _Album, path: Path, seed: int) -> tuple[torch.Tensor, torch.
 def _opened(path: str) -> Iterator[Image.Image]:
     """Open an image, which reads its header alone. Raises UsageError for what is none, now or when it is decoded."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # PIL's name files of its own
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # of transparency, metadata, size
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         raise UsageError(f"{path}: not an image, or a damaged one; mend or remove it") from None
