@@ -829,7 +829,8 @@ def report(
     Of pytest-benchmark's runs there is always one report: its tests over commits.
     """
     places = _places(output)
-    records = [each for path in runs for each in _loaded(path)]
+    with _screen(quiet, "reading") as screen:
+        records = list(_loaded(runs, screen.progress if screen is not None else lambda share: None))
     if not records:
         raise UsageError(f"{', '.join(map(str, runs))}: no run is left to report")
     if stored := _stored(records, runs[0]):
@@ -839,22 +840,28 @@ def report(
     for path, record in records:
         targets = _targets(places, path.stem) or [path.with_suffix(".md"), path.with_suffix(".html")]
         targets = [target for target in targets if target.resolve() != path.resolve()]
-        _save(record, targets)
+        with _screen(quiet, "writing") as screen:
+            for number, target in enumerate(targets, 1):
+                _save(record, [target])
+                if screen is not None:
+                    screen.progress(number / len(targets))
         if not quiet:
             _console().print(f"Report  {_said(targets)}", highlight=False, soft_wrap=True)
 
 
-def _loaded(path: Path) -> "Iterator[tuple[Path, Record]]":
-    """Read a file, or those of a folder, where what is no whole run is left out, and that said."""
+def _loaded(paths: Sequence[Path], progress: Callable[[float], None]) -> "Iterator[tuple[Path, Record]]":
+    """Read files, and those of folders, where what is no whole run is left out, and that said."""
     from cnnprof import reporting
 
-    for file in _saved(path):
+    files = [(path, file) for path in paths for file in _saved(path)]
+    for number, (path, file) in enumerate(files, 1):
         try:
             yield file, reporting.load(file)
         except UsageError as error:
             if file == path:
                 raise
             _complain(f"{error}: it is left out", 0)
+        progress(number / len(files))
 
 
 def _saved(path: Path) -> list[Path]:
@@ -1061,9 +1068,9 @@ class _Keeper:
 class _Screen:
     """The table as it fills, above a progress bar, on standard error."""
 
-    def __init__(self, live: Any, bar: Any) -> None:
+    def __init__(self, live: Any, bar: Any, doing: str) -> None:
         self._live, self._bar = live, bar
-        self._task = bar.add_task("measuring", total=1.0)
+        self._task = bar.add_task(doing, total=1.0)
 
     def update(self, run: "Run") -> None:
         """Show what is known."""
@@ -1079,7 +1086,7 @@ class _Screen:
 
 
 @contextlib.contextmanager
-def _screen(silent: bool) -> Iterator["_Screen | None"]:
+def _screen(silent: bool, doing: str = "measuring") -> Iterator["_Screen | None"]:
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -1091,7 +1098,7 @@ def _screen(silent: bool) -> Iterator["_Screen | None"]:
 
     bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console)
     with Live(bar, console=console, transient=True, refresh_per_second=4) as live:
-        yield _Screen(live, bar)
+        yield _Screen(live, bar, doing)
 
 
 def _both(keeper: _Keeper, screen: "_Screen | None") -> "Listener":

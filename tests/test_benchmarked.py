@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnprof import UsageError, benchmarked, reporting, store
+from cnnprof import UsageError, benchmarked, cli, reporting, store
 from cnnprof.records import (
     Analysis,
     Benchmark,
@@ -372,6 +372,38 @@ def test_runs_of_one_day_have_their_time():
     found = [Benchmarks((benchmarked.run_of(run(1, each), f"000{i}.json"),)) for i, each in enumerate(moments)]
     (points,) = benchmarks.series(together(found)).values()
     assert [cells[1] for cells in benchmarks.over_commits(points).rows] == ["1 Dec 2026 10:00", "1 Dec 2026 17:30"]
+
+
+# Many runs, and long names -------------------------------------------------------------------------------------------
+
+
+def test_a_report_of_many_runs_is_light():
+    """A figure of 40 runs had 15,000 letters where it timed no model."""
+    runs = [
+        document(1 + day % 28, entry("test_net", 1e-3, model(10, 10, 1e-3 + day * 1e-6)), entry("test_sum", 1e-3))
+        for day in range(40)
+    ]
+    record = together([Benchmarks((benchmarked.run_of(each, f"{day:04}.json"),)) for day, each in enumerate(runs)])
+    net, other = benchmarks.series(record).values()
+    assert (len(net), len(other)) == (40, 40)
+    assert len(figures.over_commits(net)) < 13_000
+    assert len(figures.over_commits(other)) < 5_000
+
+
+def test_reading_many_files_tells_how_far_it_is(tmp_path):
+    saved(tmp_path, *(document(day, entry("test_sum", 1.0)) for day in (1, 2, 3, 4)))
+    shares = []
+    assert len(list(cli._loaded([tmp_path], shares.append))) == 4
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_long_name_wraps_in_a_page():
+    names = "test_sum", f"test_{'long_' * 25}"
+    run = benchmarked.run_of(document(1, *(entry(name, 1.0) for name in names)), "it.json")
+    page = reporting.as_html(Benchmarks((run,)))
+    assert f'<th scope="row" class="word">{names[0]}</th>' in page
+    assert f'<th scope="row" class="word long">{names[1]}</th>' in page
+    assert re.search(r"\.long {[^}]*white-space: normal; overflow-wrap: anywhere", page)
 
 
 def test_a_record_of_runs_is_read_again():

@@ -28,6 +28,7 @@ from cnnprof.records import (
     CATEGORIES,
     COUNTS,
     Bandwidth,
+    Benchmark,
     Candidate,
     Category,
     Cell,
@@ -875,73 +876,150 @@ _LABELS = 6
 """Commits that are named along the axis."""
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """A plot in points of 1/72 inch: runs go to the right, heights from `low` to `high`."""
+
+    runs: int
+    top: float
+    tall: float
+    low: float
+    high: float
+
+    left, wide = 44.6, 315.4
+
+    @classmethod
+    def over(cls, heights: Iterable[float], runs: int, top: float, tall: float) -> "_Panel":
+        """Leave room around heights; what stays is drawn level, not its last digits."""
+        known = list(heights) or [0.0]
+        low, high = min(known), max(known)
+        room = max(0.15 * (high - low), 0.02 * abs(high)) or 0.5
+        return cls(runs, top, tall, low - room, high + room)
+
+    def x(self, run: int) -> float:
+        """Place a run."""
+        return self.left + self.wide * (run + 0.4) / (self.runs - 0.2)
+
+    def y(self, height: float) -> float:
+        """Place a height."""
+        return self.top + self.tall * (self.high - height) / (self.high - self.low)
+
+    def at(self, run: int, height: float) -> str:
+        """Place both."""
+        return f"{self.x(run):.1f} {self.y(height):.1f}"
+
+    def frame(self, title: str) -> Iterator[str]:
+        """Draw the title, and a line and a label at round heights."""
+        yield _text(self.left, self.top - 6, title, MUTED)
+        places = MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=1).tick_values(self.low, self.high)
+        ticks = [float(place) for place in places if self.low <= place <= self.high]
+        yield _path("".join(f"M{self.left} {self.y(tick):.1f}h{self.wide}" for tick in ticks), LINE, 0.6)
+        yield from (_text(self.left - 3.5, self.y(tick) + 3.5, f"{tick:,g}", INK, "end") for tick in ticks)
+
+
+def _text(x: float, y: float, words: str, colour: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" style="text-anchor: {anchor}; fill: {colour}">{escape(words)}</text>'
+
+
+def _path(places: str, colour: str, width: float, dashes: str = "") -> str:
+    dashed = f"; stroke-dasharray: {dashes}" if dashes else ""
+    return f'<path d="{places}" style="fill: none; stroke: {colour}; stroke-width: {width}{dashed}"/>'
+
+
 def over_commits(points: Sequence[benchmarks.Point]) -> str | None:
-    """Draw one test over commits: counts above, where it times a model, and times below, a line a machine."""
+    """Draw one test over commits: counts above, where it times a model, and times below, a line a machine.
+
+    Written by hand, for a report may have hundreds: a tenth of matplotlib's time and a third of its letters.
+    """
     if len(points) < 2:
         return None
-    models = [(x, point.timed.found) for x, point in enumerate(points) if point.timed.found]
-    with _canvas() as draw:
-        above = 1.45 if models else 0.0
-        figure = Figure(figsize=(WIDTH, 2.3 + above))
-        left, width = 0.62, WIDTH - 0.82
-        if models:
-            axes = _axes(figure, left, 2.35, width, 0.85)
-            for colour, name in enumerate(COUNTS, 1):
-                first = getattr(models[0][1], name) or 1
-                ys = [getattr(found, name) / first for _, found in models]
-                look: dict[str, Any] = {"color": _STAND_INS[colour], "linestyle": _DASHES[colour - 1]}
-                axes.step([x for x, _ in models], ys, where="post", linewidth=1.8, **look)
-            _commit_axis(axes, points, named=False)
-            axes.set_title("as a multiple of the first run's", loc="left", fontsize=10, color=MUTED, pad=6)
-            looks = {
-                label: {"color": _STAND_INS[colour], "linestyle": _DASHES[colour - 1], "linewidth": 1.8}
-                for colour, label in enumerate(("parameters", "MACs"), 1)
-            }
-            _line_legend(figure, looks)
-        axes = _axes(figure, left, 0.5, width, 1.4)
-        unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
-        for number in dict.fromkeys(point.machine for point in points):
-            _draw_machine(axes, points, number, None if models else unit)
-        _commit_axis(axes, points, named=True)
-        title = "time, as a multiple of the reference" if models else f"median, {unit.name}"
-        axes.set_title(title, loc="left", fontsize=10, color=MUTED, pad=6)
-        return draw(figure, f"{points[0].timed.test} over {len(points)} runs")
+    models = [(place, point.timed.found) for place, point in enumerate(points) if point.timed.found]
+    unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
+    top = 133.2 if models else 28.8
+    title = "time, as a multiple of the reference" if models else f"median, {unit.name}"
+    drawn = [*_drawn_counts(models, len(points)), *_drawn_times(points, None if models else unit, top, title)]
+    svg = "".join(drawn)
+    for stand_in, css in _CSS.items():
+        svg = svg.replace(stand_in, css)
+    label = escape(printable(f"{points[0].timed.test} over {len(points)} runs"), quote=True)
+    look = 'stroke-linejoin="round" style="width: 100%; height: auto; font: 10px system-ui, sans-serif"'
+    head = f'<svg class="cnnprof-figure" role="img" aria-label="{label}" {look} xmlns="http://www.w3.org/2000/svg"'
+    return f'{head} viewBox="0 0 {WIDTH * 72:g} {top + 136.8:g}">{svg}</svg>'
 
 
-def _draw_machine(axes: Axes, points: Sequence[benchmarks.Point], number: int, unit: units.Unit | None) -> None:
-    """Draw one machine's times, in a unit, or as multiples of the reference where there is none."""
-    colour = _STAND_INS[3 + number % 4]
-    mine = [(x, _height(point, unit), point.timed.found) for x, point in enumerate(points) if point.machine == number]
-    known = [(x, height, found) for x, height, found in mine if height is not None]
-    axes.plot([x for x, _, _ in known], [height for _, height, _ in known], color=colour, linewidth=1.2)
-    for x, height, found in known:
-        bounds = found.ci95_s if found else None
-        if found and bounds:
-            axes.plot([x, x], [height * end / found.latency.median_s for end in bounds], color=colour, linewidth=2.2)
-        face = "none" if found and not bounds else colour
-        axes.plot([x], [height], "o", color=colour, markerfacecolor=face, markersize=6)
-    if known and any(point.machine != number for point in points):
-        at = known[-1][:2]
-        axes.annotate(benchmarks.letter(number), at, (7, 5), textcoords="offset points", va="center")
+def _drawn_counts(models: Sequence[tuple[int, Benchmark]], runs: int) -> Iterator[str]:
+    """Draw parameters and MACs as multiples of the first run's, each until the next."""
+    if not models:
+        return
+    first = models[0][1]
+    lines = [
+        [(place, getattr(found, name) / (getattr(first, name) or 1)) for place, found in models] for name in COUNTS
+    ]
+    panel = _Panel.over((height for line in lines for _, height in line), runs, 39.6, 61.2)
+    yield from panel.frame("as a multiple of the first run's")
+    for colour, (line, label) in enumerate(zip(lines, ("parameters", "MACs"), strict=True), 1):
+        steps = "".join(f"H{panel.x(place):.1f}V{panel.y(height):.1f}" for place, height in line[1:])
+        look = (_STAND_INS[colour], 1.8, "" if colour == 1 else "6.7 2.9")
+        yield _path(f"M{panel.at(*line[0])}{steps}", *look)
+        x = 7 + (colour - 1) * 122
+        yield _path(f"M{x} 10h24", *look)
+        yield _text(x + 31, 13.5, label, INK)
 
 
-def _height(point: benchmarks.Point, unit: units.Unit | None) -> float | None:
-    if unit is not None:
-        return None if point.timed.median_s is None else point.timed.median_s / unit.size
-    return point.timed.found.reference_ratio if point.timed.found else None
-
-
-def _commit_axis(axes: Axes, points: Sequence[benchmarks.Point], named: bool) -> None:
-    """Give each run a place, name some of them, and label heights at round numbers."""
-    axes.set_xlim(-0.4, len(points) - 0.6)
-    axes.margins(y=0.15)
-    low, high = axes.get_ylim()
-    pad = max(0.0, 0.04 * high - (high - low)) / 2  # a line that stays is drawn level, not its last digits
-    axes.set_ylim(low - pad, high + pad)
-    _few_ticks(axes, whole=False)
+def _drawn_times(points: Sequence[benchmarks.Point], unit: units.Unit | None, top: float, title: str) -> Iterator[str]:
+    """Draw times in a unit, or as multiples of the reference where there is none, and name some of the runs."""
+    marks = [mark for place, point in enumerate(points) if (mark := _time(place, point, unit)) is not None]
+    panel = _Panel.over((end for mark in marks for end in (mark.height, *mark.ends)), len(points), top, 100.8)
+    yield from panel.frame(title)
     every = math.ceil(len(points) / _LABELS)
-    places = range(0, len(points), every)
-    axes.set_xticks(places, [elided(points[place].label, 14) for place in places] if named else [])
+    for place in range(0, len(points), every):
+        yield _text(panel.x(place), top + 112, elided(points[place].label, 14), MUTED, "middle")
+    machines = list(dict.fromkeys(point.machine for point in points))
+    for machine in machines:
+        mine = [mark for mark in marks if mark.machine == machine]
+        yield from _drawn_machine(panel, mine, machine, len(machines) > 1)
+
+
+@dataclass(frozen=True)
+class _Time:
+    """A time of one run: its height, its interval's, and whether it stands for the machine."""
+
+    place: int
+    machine: int
+    height: float
+    ends: tuple[float, ...]
+    hollow: bool
+
+
+def _time(place: int, point: benchmarks.Point, unit: units.Unit | None) -> _Time | None:
+    found, median_s = point.timed.found, point.timed.median_s
+    if unit is not None:
+        return None if median_s is None else _Time(place, point.machine, median_s / unit.size, (), False)
+    if found is None:
+        return None
+    height, bounds = found.reference_ratio, found.ci95_s
+    ends = tuple(height * end / found.latency.median_s for end in bounds or ())
+    return _Time(place, point.machine, height, ends, not bounds)
+
+
+def _drawn_machine(panel: _Panel, marks: Sequence[_Time], machine: int, named: bool) -> Iterator[str]:
+    """Join one machine's times by a line, with their intervals, and dots that are hollow where it was too busy."""
+    if not marks:
+        return
+    colour = _STAND_INS[3 + machine % 4]
+    yield _path("M" + "L".join(panel.at(mark.place, mark.height) for mark in marks), colour, 1.2)
+    bars = (f"M{panel.at(mark.place, mark.ends[0])}V{panel.y(mark.ends[1]):.1f}" for mark in marks if mark.ends)
+    if spans := "".join(bars):
+        yield _path(spans, colour, 2.2)
+    if dots := "".join(f"M{panel.at(mark.place, mark.height)}h0" for mark in marks if not mark.hollow):
+        yield f'<path d="{dots}" style="fill: {colour}; stroke: {colour}; stroke-width: 6; stroke-linecap: round"/>'
+    for mark in marks:
+        if mark.hollow:
+            x, y = panel.x(mark.place), panel.y(mark.height)
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" style="fill: none; stroke: {colour}"/>'
+    if named:
+        last = marks[-1]
+        yield _text(panel.x(last.place) + 7, panel.y(last.height) - 2, benchmarks.letter(machine), INK)
 
 
 # From matplotlib to a piece of a page --------------------------------------------------------------------------------
