@@ -27,10 +27,11 @@ def base(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = acting(tmp_path, 'for each; do echo "$each"; done > "$GITHUB_STEP_SUMMARY.asked"')
 
-    def base(**given):
+    def base(words=None, **given):
         run(**given)
-        command, against, commit, *_ = (tmp_path / "summary.md.asked").read_text().splitlines()
+        command, against, commit, *others = (tmp_path / "summary.md.asked").read_text().splitlines()
         assert (command, against) == ("gate", "--against")
+        assert words in (None, others[:-2])  # what follows is -o FILE
         return commit
 
     return base
@@ -45,11 +46,18 @@ def acting(tmp_path, script):
     command.chmod(0o755)
     (step,) = ACTION["runs"]["steps"]
 
-    def run(against="auto", arguments=ARGUMENTS, folder=".", base="", head="", before="", event="pull_request"):
+    def run(
+        against="auto", arguments=ARGUMENTS, folder=".", base="", head="", before="", event="pull_request", commit=""
+    ):
         given = {"AGAINST": against, "ARGUMENTS": arguments, "WORKING_DIRECTORY": folder}
         given |= {"PULL_REQUEST_BASE": base, "PULL_REQUEST_HEAD": head, "BEFORE": before}
         assert given.keys() == step["env"].keys()
-        runner = {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_ACTION_PATH": str(FOLDER), "GITHUB_EVENT_NAME": event}
+        runner = {
+            "GITHUB_STEP_SUMMARY": str(summary),
+            "GITHUB_ACTION_PATH": str(FOLDER),
+            "GITHUB_EVENT_NAME": event,
+            "GITHUB_SHA": commit,
+        }
         environment = {**os.environ, **given, **runner, "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
         # as GitHub runs it: https://docs.github.com/actions/reference/workflows-and-actions/workflow-syntax (shell)
@@ -128,6 +136,18 @@ def test_arguments_are_words_and_no_shell_reads_them(act, net):
     code, _ = act("main", "$(touch ran) `touch ran`; touch ran --fail-on '*' > ran")
     assert code == 2
     assert not Path("ran").exists()
+
+
+def test_arguments_may_go_on_in_the_next_line(base, net):
+    words = ["net.py:Net", "--fail-on", "params:0% or so"]
+    assert base(against="HEAD", arguments="net.py:Net \\\n  --fail-on\n 'params:0% or so'\n", words=words) == "HEAD"
+
+
+def test_a_checkout_without_the_pull_request_is_said(act, net):
+    commit = git("rev-parse", "HEAD")
+    code, summary = act(base=commit, head="1" * 40, event="pull_request_target", commit=commit)
+    assert code == 2
+    assert "nothing of the pull request is checked out" in summary
 
 
 def test_the_first_push_of_a_branch_has_nothing_to_compare_with(act):

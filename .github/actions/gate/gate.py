@@ -55,7 +55,7 @@ def summarize(markdown: str) -> None:
 def words(arguments: str) -> list[str]:
     """Split arguments as a shell does, without its expansions. Raises StopError."""
     try:
-        return shlex.split(arguments)
+        return shlex.split(arguments.replace("\\\n", " "))  # a line that goes on
     except ValueError as error:
         raise StopError(f"these arguments cannot be read: {arguments}: {error}", 2) from None
 
@@ -78,11 +78,19 @@ def base_of_event(given: Mapping[str, str]) -> str:
     branch that it goes into moves on, so that others' commits would count as its own.
     """
     if base := given["PULL_REQUEST_BASE"]:
+        check_checkout()
         return merged_into(given["PULL_REQUEST_HEAD"]) or fork_point(fetched(base))
     before = given["BEFORE"]
     if before and not before.strip("0"):
         raise StopError("there is no commit before this one to compare with.", 0)
     return before
+
+
+def check_checkout() -> None:
+    """Refuse what pull_request_target checks out by default: the base's own commit. Raises StopError."""
+    _, commit = git("rev-parse", "HEAD")
+    if os.environ.get("GITHUB_EVENT_NAME") == "pull_request_target" and commit.strip() == os.environ.get("GITHUB_SHA"):
+        raise StopError("nothing of the pull request is checked out: pull_request_target takes its base alone", 2)
 
 
 def merged_into(head: str) -> str:
