@@ -415,8 +415,8 @@ def test_images_lie_in_a_class_however_deep(folder):
 def test_an_image_of_which_its_reader_warns_is_read_in_silence(folder, recwarn):
     path = folder()
     palette = Image.new("P", (4, 4))
-    palette.info["transparency"] = bytes([0, 128])
-    palette.save(path / "red" / "0.png")
+    palette.putpalette([255, 0, 0] * 256)
+    palette.save(path / "red" / "0.png", transparency=bytes([0, 128]))
     pictures = data.load(f"folder:{path}", SIZE)
     assert all(len(split[place]) == 3 for split in (pictures.train, pictures.test) for place in range(len(split)))
     assert not recwarn.list
