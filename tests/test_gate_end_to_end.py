@@ -292,13 +292,23 @@ def test_a_device_that_is_not_here_is_left_open():
     assert (cuda.device, gating._here(Settings(device="cpu")).device) == ("auto", "cpu")
 
 
-def test_a_model_that_brings_its_inputs_is_held_in_their_batch(run):
+def test_a_model_that_brings_other_inputs_is_held_to_its_parameters_alone(run):
     source = NET.replace("    return ", "    net = ", 1) + "    return net, torch.zeros(3, 3, 16, 16)\n"
     Path("net.py").write_text(f"import torch\n{source}")
     assert run("gate", "net.py:Net", "--against", "base.json", *LIMITS, "--update", "--quiet")[0] == 0
-    assert json.loads(Path("base.json").read_text())["profiles"][0]["batch_size"] == 3
+    assert json.loads(Path("base.json").read_text())["profiles"][0]["batch_size"] is None
     Path("net.py").write_text(Path("net.py").read_text().replace("zeros(3,", "zeros(6,"))
     code, out, _ = run("gate", "net.py:Net", "--against", "base.json", *LIMITS)
+    assert (code, "it was fed otherwise: 3x3x16x16, and now 6x3x16x16" in " ".join(out.split())) == (0, True)
+
+
+def test_a_model_that_names_the_batch_of_its_inputs_is_held_by_the_image(run):
+    source = NET.replace("    return ", "    net = ", 1) + "    return net, torch.zeros(3, 3, 16, 16)\n"
+    Path("net.py").write_text(f"import torch\n{source}")
+    assert run("gate", "net=net.py:Net@b=3", "--against", "base.json", *LIMITS, "--update", "--quiet")[0] == 0
+    assert json.loads(Path("base.json").read_text())["profiles"][0]["batch_size"] == 3
+    Path("net.py").write_text(Path("net.py").read_text().replace("zeros(3,", "zeros(6,"))
+    code, out, _ = run("gate", "net=net.py:Net@b=6", "--against", "base.json", *LIMITS)
     assert (code, "it was measured otherwise: batch_size 3, and now 6" in " ".join(out.split())) == (0, True)
 
 

@@ -10,7 +10,17 @@ from cnnprof.comparison.doubts import uncounted_text
 from cnnprof.comparison.growth import growth
 from cnnprof.comparison.growth import text as growth_text
 from cnnprof.comparison.joined import differing
-from cnnprof.comparison.limits import EXACT, PEAKS, TIMES, Limit, by_layer, is_like, refuse_unknown, that_hold
+from cnnprof.comparison.limits import (
+    EXACT,
+    OF_LAYERS,
+    PEAKS,
+    TIMES,
+    Limit,
+    by_layer,
+    is_like,
+    refuse_unknown,
+    that_hold,
+)
 from cnnprof.comparison.ratios import TimeRatioOf, batches_known, in_runs_apart, in_two_processes
 from cnnprof.errors import UsageError
 from cnnprof.records import (
@@ -152,7 +162,12 @@ def held(limits: Sequence[Limit], baseline: Sequence[Candidate], run: Run, again
         models=tuple(candidate.name for candidate in run.profiles),
         limits=tuple(map(str, limits)),
         results=judged(limits, baseline, run.profiles, replace(terms, threads=run.machine.threads)),
-        changes=tuple(change for pair in pairs if not _other_inputs(*pair) for change in changes(pair)),
+        changes=tuple(
+            change
+            for pair in pairs
+            if not _other_inputs(*pair) and not _other_call(pair, "macs")
+            for change in changes(pair)
+        ),
         times=tuple(
             GateTimes(now.name, mode, then, latency)
             for before, now in pairs
@@ -203,7 +218,7 @@ def _held(pair: Pair, limit: Limit, terms: Terms) -> GateResult:
     fed = _other_inputs(*pair)
     if fed:
         return _unknown(pair[1], limit, "failed", fed)
-    other = terms.otherwise(pair, OF_NUMBER.get(limit.metric, ()))
+    other = terms.otherwise(pair, OF_NUMBER.get(limit.metric, ())) or _other_call(pair, limit.metric)
     if limit.metric in TIMES:
         return _time(pair, limit, terms, terms.why_no_time or other)
     return _exact(pair, limit, other, terms.other_kernels)
@@ -365,6 +380,20 @@ def _other_inputs(before: Candidate, now: Candidate) -> str | None:
     return None if then == here else f"its baseline was taken at {units.size(then)}, and this is {units.size(here)}"
 
 
+_OF_A_CALL = (*OF_LAYERS[1:], *PEAKS, *TIMES)
+"""Numbers that grow with what a call is fed."""
+
+
+def _other_call(pair: Pair, metric: str) -> str:
+    """Say how inputs whose batch is not known differ in shape; empty where they do not, or a number is of no call."""
+    then, now = (
+        each.analysis.layers[0].input_shape if each.analysis and each.analysis.layers else None for each in pair
+    )
+    if metric not in _OF_A_CALL or batches_known(*pair) or then == now:
+        return ""
+    return f"it was fed otherwise: {units.size(then)}, and now {units.size(now)}"
+
+
 # Exact numbers -------------------------------------------------------------------------------------------------------
 
 
@@ -455,6 +484,9 @@ def _layers(pair: Pair, limit: Limit) -> Iterator[GateResult]:
         return
     if fed := _other_inputs(*pair):
         yield replace(_unknown(pair[1], limit, "failed", fed), layers=pattern)
+        return
+    if otherwise := _other_call(pair, limit.metric):
+        yield replace(_unknown(pair[1], limit, "skipped", otherwise), layers=pattern)
         return
     worst = max(chosen, key=lambda path: chosen[path][1] - chosen[path][0] * (1 + limit.growth))
     before, now = chosen[worst]
