@@ -351,9 +351,11 @@ class Latency:
         """Raise ValueError where there is nothing to take a median of, or an account of other sessions."""
         if not self.sessions or not all(times and min(times) > 0 for times in self.sessions):
             raise ValueError("sessions hold no times above 0")
-        by_session = (self.cpu_shares, self.waited_shares, self.calls)
+        by_session = (self.cpu_shares, self.waited_shares, self.calls, self.stretches_s)
         if any(len(each) not in (0, len(self.sessions)) for each in by_session):
-            raise ValueError("cpu_shares, waited_shares and calls are not those of its sessions")
+            raise ValueError("cpu_shares, waited_shares, calls or stretches_s are not those of its sessions")
+        if not all(times and min(times) > 0 for times in self.stretches_s):
+            raise ValueError("stretches_s hold no times above 0")
         if self.bursts and [sum(lengths) for lengths in self.bursts] != [len(times) for times in self.sessions]:
             raise ValueError("bursts are not those of its sessions")
 
