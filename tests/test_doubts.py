@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,6 +45,17 @@ def test_drift():
     assert said.startswith("net, the forward pass: it got 1.12x slower while it was measured")
     (said,) = told(candidate(slower[::-1]))
     assert "1.12x faster while it was measured" in said
+
+
+def test_a_drift_of_one_candidate_alone_is_not_the_machines():
+    slower = candidate([[0.01 * (1 + 0.03 * session)] * 5 for session in range(6)], "slower")
+    (said,) = told(candidate(steady()), slower)
+    assert said.startswith("slower, the forward pass: it got 1.12x slower while it was measured")
+    assert "ratios hold" not in said
+    assert "the other candidates did not" in said
+    alike = told(replace(slower, name="one"), slower)
+    assert len(alike) == 2
+    assert all("ratios hold" in said for said in alike)
 
 
 def test_two_speeds():
