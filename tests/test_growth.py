@@ -137,6 +137,34 @@ def test_calls_that_are_kept_grow_over_the_run(fake_clock):
     assert "over the run" in doubt.message
 
 
+def test_two_that_grow_alike_have_a_ratio_and_a_doubt_each(measure):
+    run = measure(Growing(0.01), Growing(0.01))
+    assert run.comparisons[0].latency.grows == ()
+    assert [doubt.about for doubt in growths(run)] == ["a, the forward pass", "b, the forward pass"]
+
+
+KEPT = []
+
+
+class KeepsAll(Plain):
+    """Leaves what it keeps to whatever is built after it."""
+
+    def forward(self, x):
+        if CLOCK is not None and not x.is_meta:
+            KEPT.append(1)
+            CLOCK.spend(0.0002 * len(KEPT))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("time_s", [2, 10])
+def test_what_sessions_do_not_build_anew_grows_too(measure, time_s, monkeypatch, fake_clock):
+    monkeypatch.setattr(f"{__name__}.KEPT", [])
+    instruments = fake_clock.instruments({"Plain": (1 << 20,), "KeepsAll": (1 << 20,)})
+    run = measure(Plain(), KeepsAll(), time_s=time_s, instruments=instruments)
+    assert run.comparisons[0].latency.grows == ("candidate",)
+    assert not any("ratios hold" in doubt.hint for doubt in run.doubts)
+
+
 # False and missed ----------------------------------------------------------------------------------------------------
 
 
@@ -208,9 +236,10 @@ def test_a_processor_that_is_fast_after_a_rest_is_not_growth():
 
 def test_a_cold_start_of_the_other_is_not_growth():
     draw = np.random.default_rng(8)
-    cold = latency(draw, 10, 4, 0.002, lambda session, u: 0.2 * (1 - u))
-    flat = latency(draw, 10, 4, 0.002, lambda session, u: 0.0)
-    assert growth(flat, cold) is None
+    for heat in (0.0, 0.03):  # of the machine, by session
+        cold = latency(draw, 10, 4, 0.002, lambda session, u, heat=heat: heat * (session + u) + 0.2 * (1 - u))
+        flat = latency(draw, 10, 4, 0.002, lambda session, u, heat=heat: heat * (session + u))
+        assert growth(flat, cold) is None
 
 
 # Ratios, gates and tests ---------------------------------------------------------------------------------------------

@@ -52,38 +52,48 @@ class Growth:
 
 
 def growth(latency: Latency, other: Latency | None = None) -> Growth | None:
-    """Return how a time grows with each call; None where it does not, or no more than what was timed `other`wise does.
+    """Return how a time grows with each call; None where it does not, or no more than that of the `other` beside it.
 
-    Alone, it must grow within sessions by more than from one to the next. Beside another, whose bursts it shared, the
-    ratio of both must; or must rise over the whole run, where candidates are not built anew.
+    Alone, it must grow within sessions by more than from one to the next. Beside another, whose bursts it shared, their
+    ratio must rise within sessions, or over the run where candidates are not built anew.
     """
-    return _within(latency, other) or (_across(latency, other) if other is not None else None)
+    if other is None:
+        return _alone(latency)
+    return _over_the_run(latency, other) or _beside(latency, other)
 
 
-def _within(latency: Latency, other: Latency | None) -> Growth | None:
-    """Look for a rise in each session that the next one begins without."""
-    rises = [rise(series) for index in _told_by(latency) if len(series := _series(latency, index)) > 1]
-    if len(rises) < (statistics.MIN_SESSIONS if other else LEAST_ALONE):
+def _alone(latency: Latency) -> Growth | None:
+    """Look for a steady rise in each session that the next one begins without."""
+    rises = _rises(latency)
+    if len(rises) < LEAST_ALONE:
         return None
-    typical = math.log(statistics.center(_rounds(rises)))
-    drift, error = _drift(latency)
-    if typical - drift < LEAST or (other is None and typical - drift < LEAST + ERRORS * error):
-        return None
-    if other is None and not _steady_within(latency):
-        return None
-    beyond = rises if other is None else _ratio_rises(latency, other)
-    if len(beyond) < statistics.MIN_SESSIONS or not _surely(beyond):
-        return None
-    return _told(latency, typical, "session")
+    typical, (drift, error) = _typical(rises), _drift(latency)
+    grows = typical - drift >= LEAST + ERRORS * error and _surely(rises) and _steady_within(latency)
+    return _told(latency, typical, "session") if grows else None
 
 
-def _across(latency: Latency, other: Latency) -> Growth | None:
+def _beside(latency: Latency, other: Latency) -> Growth | None:
+    """Look for a ratio that rises in each session, and a time that does.
+
+    The next session begins without that rise, or the ratio has it from one session to the next as well: else the
+    machine slows both down, and the other makes up for it by a cold start.
+    """
+    rises, beyond = _rises(latency), _ratio_rises(latency, other)
+    if min(len(rises), len(beyond)) < statistics.MIN_SESSIONS or not _surely(beyond):
+        return None
+    typical, drift = _typical(rises), _drift(latency)[0]
+    if typical - drift >= LEAST and _typical(beyond) >= LEAST:
+        return _told(latency, typical, "session")
+    goes_on, sessions = _ratio_drift(latency, other), len(_shared(latency, other))
+    grows = goes_on >= _typical(beyond) / 2 and sessions * min(goes_on, drift) >= LEAST
+    return _told(latency, sessions * goes_on, "run") if grows else None
+
+
+def _over_the_run(latency: Latency, other: Latency) -> Growth | None:
     """Look for a ratio that rises from session to session, as it does where what a call leaves behind stays."""
-    shared = _shared(latency, other)
-    if len(shared) < LEAST_RANKED:
+    own, ratios = _levels(latency, _shared(latency, other)), _ratio_levels(latency, other)
+    if len(ratios) < LEAST_RANKED:
         return None
-    own = [math.log(latency.session_median_s(index)) for index in shared]
-    ratios = [own[place] - math.log(other.session_median_s(index)) for place, index in enumerate(shared)]
     total = rise(ratios)
     if min(total, rise(own)) < LEAST or not _steady(ratios):
         return None
@@ -133,6 +143,30 @@ def _ratio_rises(latency: Latency, other: Latency) -> list[float]:
     return [rise(each) for each in ratios if len(each) > 1]
 
 
+def _rises(latency: Latency) -> list[float]:
+    return [rise(series) for index in _told_by(latency) if len(series := _series(latency, index)) > 1]
+
+
+def _typical(rises: Sequence[float]) -> float:
+    return math.log(statistics.center(_rounds(rises)))
+
+
+def _levels(latency: Latency, sessions: Sequence[int]) -> list[float]:
+    return [math.log(latency.session_median_s(index)) for index in sessions]
+
+
+def _ratio_levels(latency: Latency, other: Latency) -> list[float]:
+    shared = _shared(latency, other)
+    pairs = zip(_levels(latency, shared), _levels(other, shared), strict=True)
+    return [mine - theirs for mine, theirs in pairs]
+
+
+def _ratio_drift(latency: Latency, other: Latency) -> float:
+    """Return by how much the ratio rises from one session to the next."""
+    levels = _ratio_levels(latency, other)
+    return rise(levels) / (len(levels) - 1)
+
+
 def _rounds(logs: Sequence[float]) -> list[list[float]]:
     return [[math.exp(value)] for value in logs]
 
@@ -140,14 +174,14 @@ def _rounds(logs: Sequence[float]) -> list[list[float]]:
 def _surely(rises: Sequence[float]) -> bool:
     """Say whether rises are too large on the whole, and too much alike, to come of nothing."""
     bounds = statistics.interval(_rounds(rises), resemblance=0.0, confidence=CONFIDENCE)
-    return bounds is not None and bounds[0] > 1 and statistics.center(_rounds(rises)) >= math.exp(LEAST)
+    return bounds is not None and bounds[0] > 1
 
 
 def _drift(latency: Latency) -> tuple[float, float]:
     """Return by how much each session is slower than the one before, 0 at least, and the standard error of that."""
     import numpy as np
 
-    levels = np.log([latency.session_median_s(index) for index in _told_by(latency)])
+    levels = np.array(_levels(latency, _told_by(latency)))
     number = len(levels)
     slope = rise(list(levels)) / (number - 1)
     left = levels - slope * np.arange(number)
@@ -192,11 +226,11 @@ def text(found: Growth) -> str:
 
 
 def growing(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Mode, Growth]]:
-    """Yield the candidates whose time grows: beyond the baseline's, or it beyond theirs; of one alone, by itself."""
+    """Yield the candidates whose time grows: beyond that of the baseline, or it beyond theirs, or each by itself."""
     for candidate in candidates:
         for mode, latency in candidate.latency.items():
             beside = candidates[1:] if candidate is candidates[0] else candidates[:1]
-            others = [each.latency[mode] for each in beside if each.latency[mode]] or [None]
+            others = [*(each.latency[mode] for each in beside if each.latency[mode]), None]
             known = [found for other in others if (found := growth(latency, other)) is not None]
             if known:
                 yield candidate, mode, max(known, key=lambda each: each.factor)
