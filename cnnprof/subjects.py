@@ -99,6 +99,10 @@ def subject_of(
     if isinstance(model, Match):
         return replace(subject_of(name, model.model, input_size, batch_size, inputs), matched=model)
     lengths = _checked_size(input_size)
+    if batch_size is not None:
+        checked_count("batch size", batch_size)
+    if lengths is not None and inputs is None:
+        Inputs.without_values(lengths, batch_size or 1)  # refuses what no tensor holds before a network is made for it
     asked = input_size if isinstance(input_size, int) else lengths
     if isinstance(model, str):
         found = catalog.resolve(model, asked if inputs is None else None)
@@ -113,8 +117,6 @@ def subject_of(
     if own is None and size is None:
         own = _example(found.module)
     batch = found.settings.batch_size or (batch_size if inputs is not None else None)
-    if batch_size is not None:
-        checked_count("batch size", batch_size)
     if own is None and size is None:
         raise UsageError(f"{found.name} does not say what it is fed; give an input size, such as 3x224x224")
     return Subject(
