@@ -641,7 +641,7 @@ def test_what_bad_input_is_told(typed, tmp_path, arguments, code, said):
         "def wrong(output):\n    raise ValueError('no such loss')\n"
         "class Leaving(nn.Linear):\n    def forward(self, x):\n        raise SystemExit(5)\n"
         "def leaving():\n    return Leaving(8, 2), torch.ones(1, 8)\n"
-        "class Masking(nn.Linear):\n    def forward(self, x):\n        return super().forward(x[x[:, 0] > 0])\n"
+        "class Masking(nn.Linear):\n    def forward(self, x):\n        return x[super().forward(x)[:, 0] > 0]\n"
         "def masking():\n    return Masking(8, 2), torch.ones(4, 8)\n"
     )
     if torch.cuda.is_available() and "cuda" in arguments:

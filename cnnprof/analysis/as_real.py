@@ -5,11 +5,14 @@ they are of the CPU then, and the calls whose memory differs are made as CUDA ha
 though not into tensors of a class of its own, it is told to.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 ROUNDED_TO = 512
@@ -32,6 +35,19 @@ class AsReal(TorchFunctionMode):
         return self._instead.get(func, func)(*args, **(kwargs or {}))
 
 
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Let torch.nn's attention layers take their fast path, which they leave where a mode replaces calls."""
+    with mock.patch.object(torch.overrides, "has_torch_function", _overrides):
+        yield
+
+
+def _overrides(tensors: Sequence[Any]) -> bool:
+    """Say whether a tensor's class replaces calls, whatever modes there are."""
+    plain = (torch.Tensor.__torch_function__, nn.Parameter.__torch_function__)
+    return any(getattr(type(tensor), "__torch_function__", plain[0]) not in plain for tensor in tensors)
+
+
 def adds_bias(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
     """Say whether a linear layer's bias is added after the product (aten/native/Linear.cpp)."""
     return bias is not None and input.ndim != 2 and not input.is_contiguous()
@@ -51,7 +67,7 @@ def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace
     return torch.native_dropout(input, p, train=True)[0]
 
 
-def _attention(
+def attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -77,4 +93,4 @@ def _attention(
 
 
 _ON_CPU: Mapping[Any, Callable[..., Any]] = {F.linear: linear}
-_ON_CUDA = {**_ON_CPU, F.dropout: _dropout, F.scaled_dot_product_attention: _attention}
+_ON_CUDA = {**_ON_CPU, F.dropout: _dropout, F.scaled_dot_product_attention: attention}

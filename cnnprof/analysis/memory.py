@@ -32,10 +32,11 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import module_tree, optimizers, steps
-from cnnprof.analysis import as_real, higher_order
+from cnnprof.analysis import as_real, attention, higher_order
 from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
+from cnnprof.analysis.values import Values
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
 from cnnprof.inputs import (
@@ -156,8 +157,9 @@ def _followed(
         undisturbed("enable_grad"),
         _uncollected(),
         as_real.AsReal(on_cuda=pretending),
+        as_real.unseen(),
     ):
-        stand_in = _StandIn(settings, fake)
+        stand_in = _StandIn(settings, fake, watch.values)
         try:
             shadow = Shadow(module, stand_in, training=mode == "training")
             step = steps.made(shadow.root, stand_in.for_inputs(inputs), mode, settings, loss, make_optimizer, gradients)
@@ -181,14 +183,15 @@ def _followed(
 class _StandIn:
     """Makes fake tensors as the step has them: on its device, in its types and layout, in memory shared as it is."""
 
-    def __init__(self, settings: Settings, mode: FakeTensorMode) -> None:
+    def __init__(self, settings: Settings, mode: FakeTensorMode, values: Values) -> None:
         self._dtype, self._device = steps.asked_type(settings), torch.device(settings.device)
-        self._channels_last, self._mode = settings.channels_last, mode
+        self._channels_last, self._mode, self._values = settings.channels_last, mode, values
         self._storages: dict[int, torch.Tensor] = {}
         """A tensor that lies in each storage from its begin on."""
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         made = made_again(tensor, self._made)
+        self._values.learn(made, tensor)
         return made.requires_grad_() if tensor.requires_grad and tensor.is_leaf else made
 
     def for_inputs(self, inputs: Inputs) -> Inputs:
@@ -197,7 +200,10 @@ class _StandIn:
         def place(like: torch.Tensor, first: int, last: int) -> torch.Tensor:
             return torch.empty(last - first, dtype=torch.uint8, device=self._device)
 
-        return inputs.laid_anew(place, self, shares=self._dtype is None and not self._channels_last)
+        made = inputs.laid_anew(place, self, shares=self._dtype is None and not self._channels_last)
+        for each, tensor in zip(made.tensors(), inputs.tensors(), strict=True):
+            self._values.learn(each, tensor)
+        return made
 
     def _made(self, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self._dtype if self._dtype and tensor.is_floating_point() else tensor.dtype
@@ -304,6 +310,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Storages that operators of the backward pass took."""
         self._made_by: dict[int, str] = {}
         """By autograd's number of a forward operator: the module that called it."""
+        self.values = Values()
+        self._taken_apart = attention.taken_apart(as_real.attention if backend == "CUDA" else None)
 
     supports_higher_order_operators = True
 
@@ -328,7 +336,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **(kwargs or {}))
         if func is torch.ops.aten.add.Tensor and _is_summed_in_place(args):
             return args[0]
-        output = _called(func, args, kwargs or {})
+        if func in attention.OF_MASKS:
+            return self._of_mask(func, args)
+        if func in self._taken_apart:
+            with self:
+                return self._taken_apart[func](*args, **(kwargs or {}))
+        output = self._made(func, args, kwargs or {})
         node = torch._C._current_autograd_node()
         backward = node is not None and not torch.is_grad_enabled()  # a block that is recomputed runs forward
         if backward:
@@ -349,6 +362,26 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators.append(name)
         self._backward.append(backward)
         return output
+
+    def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on shapes; on values, where those are known and shapes alone do not tell."""
+        try:
+            output = _called(func, args, kwargs)
+        except _READ_VALUES:
+            output = self.values.answer(func, args, kwargs)
+            if output is NotImplemented:
+                raise
+        if not self._updating:
+            self.values.follow(func, args, kwargs, output)
+        return output
+
+    def _of_mask(self, func: Any, args: Any) -> Any:
+        """Say whether sequences can be a nested tensor, or make them one, as the values of a mask tell."""
+        found = self.values.read(attention.OF_MASKS[func], args[1])
+        if found is NotImplemented:
+            raise DataDependentOutputException(func)
+        with self:
+            return found if isinstance(found, bool) else attention.nested(args[0], found)
 
     def _note(self, tensor: torch.Tensor, operator: str, path: str) -> None:
         if tensor.layout is not torch.strided and operator:  # how many values it has is not known

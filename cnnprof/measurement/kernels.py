@@ -34,8 +34,6 @@ _RESIZED = (
 BATCHED: Mapping[str, Mapping[int, int]] = {
     "aten::convolution": {0: 0},
     "aten::convolution_backward": {0: 0, 1: 0},
-    "aten::_native_multi_head_attention": {0: 0, 1: 0, 2: 0},
-    "aten::_transformer_encoder_layer_fwd": {0: 0},
     "aten::native_layer_norm": {0: 0},
     "aten::native_layer_norm_backward": {0: 0, 1: 0, 3: 0, 4: 0},
     **{f"aten::{name}": {0: 0} for name in _RESIZED},

@@ -1,0 +1,142 @@
+"""Predicted against measured memory over usages of other people's: within 0.3 %, or a doubt that names the cause."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cnnprof import predict_memory, steps
+from cnnprof.inputs import Inputs
+from cnnprof.measurement import kernels, memory, operators
+from cnnprof.records import MemoryProfile, Settings
+
+WITHIN = 0.003
+MODES = ("training", "inference")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Try kernels in a cache of these tests alone."""
+    place = tmp_path_factory.getbasetemp() / "kernels-of-usages.json"
+    monkeypatch.setattr(kernels, "_place", lambda: place)
+
+
+def measured(net: nn.Module, inputs, mode: str) -> int:
+    """Run a step, and follow the allocator's events."""
+    step = steps.prepare(copy.deepcopy(net), Inputs.of(inputs).cloned(), mode, Settings(optimizer="sgd"))
+    before = memory.standing_bytes(step.standing())
+    seen = operators.profiled(step, time_s=None)
+    return memory.peak(before + seen.kept_bytes, seen.allocations).peak_bytes
+
+
+def both(net: nn.Module, inputs, mode: str) -> tuple[MemoryProfile, int]:
+    return predict_memory(net, inputs=inputs, mode=mode), measured(net, inputs, mode)
+
+
+class Calling(nn.Module):
+    """Calls its parts as a function says."""
+
+    def __init__(self, call, *parts):
+        super().__init__()
+        self.call, self.parts = call, nn.ModuleList(parts)
+
+    def forward(self, *inputs):
+        return self.call(*self.parts, *inputs)
+
+
+# Attention layers of torch.nn ----------------------------------------------------------------------------------------
+
+X = torch.rand(8, 128, 64)
+CAUSAL = nn.Transformer.generate_square_subsequent_mask(128)
+RAGGED = torch.arange(128) >= torch.tensor([128, 120, 9, 77, 1, 50, 50, 3])[:, None]
+NOT_LEFT_ALIGNED = torch.arange(128) < torch.tensor([0, 20, 9, 77, 1, 50, 50, 3])[:, None]
+
+
+def encoder(number: int = 2, norm=None, **options) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(64, 4, 256, **{"batch_first": True, **options})
+    nested = layer.self_attn.batch_first and not layer.norm_first and options.get("bias", True)
+    return nn.TransformerEncoder(layer, number, norm, enable_nested_tensor=nested)
+
+
+def decoder(**options) -> nn.TransformerDecoder:
+    return nn.TransformerDecoder(nn.TransformerDecoderLayer(64, 4, 256, batch_first=True, **options), 2)
+
+
+def itself(**options) -> nn.Module:
+    """Attend to a sequence itself, from a module that calls torch.nn's layer."""
+    layer = nn.MultiheadAttention(64, 4, batch_first=True)
+    return Calling(lambda attend, x, *masks: attend(x, x, x, *masks, **options)[0], layer)
+
+
+class Tokens(nn.Module):
+    """Masks the padding that its input's values show."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.encoder = nn.Embedding(100, 64, padding_idx=0), encoder(activation="gelu")
+
+    def forward(self, tokens):
+        return self.encoder(self.table(tokens), src_key_padding_mask=tokens == 0).mean(1)
+
+
+ATTENTION = {
+    "encoder": (encoder, (X,)),
+    "encoder, causal": (lambda: encoder(4), (X, {"mask": CAUSAL})),
+    "encoder, padding": (encoder, (X, {"src_key_padding_mask": RAGGED})),
+    "encoder, padding first": (encoder, (X, {"src_key_padding_mask": NOT_LEFT_ALIGNED})),
+    "encoder, both masks": (encoder, (X, {"mask": CAUSAL < 0, "src_key_padding_mask": RAGGED})),
+    "encoder, short": (lambda: encoder(norm=nn.LayerNorm(64)), (X, {"src_key_padding_mask": RAGGED | RAGGED[5]})),
+    "encoder, norm first": (lambda: encoder(norm_first=True), (X, {"mask": CAUSAL})),
+    "encoder, norm first, padding": (lambda: encoder(norm_first=True), (X, {"src_key_padding_mask": RAGGED})),
+    "encoder, sequence first": (lambda: encoder(batch_first=False), (X.transpose(0, 1).contiguous(),)),
+    "encoder, without bias": (lambda: encoder(bias=False), (X,)),
+    "encoder of one sequence": (encoder, (X[0],)),
+    "tokens": (Tokens, (torch.arange(1024).reshape(8, 128) % 99 * ~RAGGED,)),
+    "decoder": (decoder, (X, X.clone(), {"tgt_mask": CAUSAL})),
+    "decoder, norm first": (lambda: decoder(norm_first=True), (X, X[:, :50].clone())),
+    "transformer": (
+        lambda: nn.Transformer(64, 4, 2, 2, 256, batch_first=True),
+        (X, X.clone(), {"tgt_mask": CAUSAL < 0, "src_key_padding_mask": RAGGED, "memory_key_padding_mask": RAGGED}),
+    ),
+    "attention": (itself, (X,)),
+    "attention without weights": (lambda: itself(need_weights=False), (X,)),
+    "attention, a head's weights each": (lambda: itself(average_attn_weights=False), (X,)),
+    "attention, padding": (itself, (X, RAGGED)),
+    "attention across": (lambda: nn.MultiheadAttention(64, 4, batch_first=True), (X, X.clone(), X.clone())),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_attention_layers_as_measured(name, mode):
+    build, inputs = ATTENTION[name]
+    found, real = both(build(), inputs, mode)
+    assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+    assert not found.doubts
+
+
+def test_a_mask_of_unknown_values_is_a_doubt():
+    def masked(project, encoder, x):
+        return encoder(x, src_key_padding_mask=project(x)[..., 0] > 1e9)
+
+    found = predict_memory(Calling(masked, nn.Linear(64, 64), encoder()), inputs=(X,), mode="inference")
+    assert found.predicted is None
+    assert "_nested_tensor_from_mask_left_aligned" in found.doubts[0].message
+
+
+def test_values_that_are_written_are_followed():
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.number = nn.Linear(8, 8), nn.Buffer(torch.zeros(2, dtype=torch.long))
+
+        def forward(self, x):
+            self.number[1:] += 3
+            return self.linear(x).repeat(int(self.number.sum()), 1)
+
+    inputs = (torch.rand(4, 8),)
+    assert predict_memory(Growing(), inputs=inputs, mode="inference").predicted.layers[0].at_peak_bytes >= 3 * 4 * 8 * 4
+    drawn = Calling(lambda linear, x: linear(x) if x.new_zeros(3).uniform_().sum() > 1 else x, nn.Linear(8, 8))
+    assert predict_memory(drawn, inputs=inputs, mode="inference").predicted is None
