@@ -223,6 +223,9 @@ class _Question:
         except UsageError as error:
             hint = f"; {LEAST_OF_BATCH_NORM}" if ONE_VALUE in str(error) else ""
             raise UsageError(f"{self.subject.name}: {error}{hint}") from None
+        except (MemoryError, RuntimeError) as error:  # of our own: what a network raises is told above
+            short = "this process gets no threads or memory for a prediction"
+            raise UsageError(f"{self.subject.name}: {short} ({said(error)}): raise its limit") from error
         if not on_cpu:
             return following.predicted(course)
         return following.predicted(course, kernels.hidden_bytes, None if whole_curve else kernels.at_most)

@@ -6,7 +6,7 @@ stand in the names; text is made in units and reporting alone. Unknown is None; 
 
 import math
 import statistics as stdlib_statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -479,6 +479,34 @@ class Kernel:
 
     operator: str
     arguments: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...] = ()
+    """Keyword arguments."""
+    overload: str = "default"
+    outputs_bytes: int | None = None
+    """Of the new memory that it returned, where that was seen."""
+
+    def mapped(self, change: Callable[[Laid], Laid]) -> "Kernel":
+        """Return the call with other tensors; what it returns of theirs is not known."""
+        arguments, named = _laid_mapped(self.arguments, change), _laid_mapped(self.named, change)
+        return replace(self, arguments=arguments, named=named, outputs_bytes=None)
+
+    def tensors(self) -> Iterator[Laid]:
+        """Yield its tensors, those in lists too."""
+        yield from _laid_in((self.arguments, self.named))
+
+
+def _laid_mapped(value: Any, change: Callable[[Laid], Laid]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_laid_mapped(item, change) for item in value)
+    return change(value) if isinstance(value, Laid) else value
+
+
+def _laid_in(value: Any) -> Iterator[Laid]:
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _laid_in(item)
+    elif isinstance(value, Laid):
+        yield value
 
 
 @dataclass(frozen=True)

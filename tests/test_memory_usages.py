@@ -1,9 +1,13 @@
 """Predicted against measured memory over usages of other people's: within 0.3 %, or a doubt that names the cause."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from cnnprof import predict_memory, steps
@@ -140,3 +144,103 @@ def test_values_that_are_written_are_followed():
     assert predict_memory(Growing(), inputs=inputs, mode="inference").predicted.layers[0].at_peak_bytes >= 3 * 4 * 8 * 4
     drawn = Calling(lambda linear, x: linear(x) if x.new_zeros(3).uniform_().sum() > 1 else x, nn.Linear(8, 8))
     assert predict_memory(drawn, inputs=inputs, mode="inference").predicted is None
+
+
+# Kernels that take memory of their own -------------------------------------------------------------------------------
+
+IMAGES = torch.rand(4, 16, 64, 64)
+SENTENCES = torch.rand(8, 50, 64)
+
+
+class Deforming(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.offsets = nn.Conv2d(16, 18, 3, padding=1)
+        self.conv = torchvision.ops.DeformConv2d(16, 16, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x, self.offsets(x))
+
+
+def behind(function, layer=None):
+    """Do something to what a convolution makes."""
+    return lambda: Calling(lambda conv, x: function(conv(x)), layer() if layer else nn.Conv2d(16, 16, 1))
+
+
+def complex_conv() -> nn.Module:
+    conv = nn.Conv2d(16, 16, 3, dtype=torch.complex64)
+    return Calling(lambda conv, x: conv(x.to(torch.complex64)).abs(), conv)
+
+
+USAGES = {
+    "deformable": (Deforming, IMAGES),
+    "deformable, more": (Deforming, torch.rand(12, 16, 64, 64)),
+    "unfold": (behind(lambda x: F.unfold(x, 3, padding=1)), IMAGES),
+    "fold": (behind(lambda x: F.fold(F.unfold(x, 3, padding=1), (64, 64), 3, padding=1)), IMAGES),
+    "kthvalue": (behind(lambda x: x.kthvalue(3, dim=1).values), IMAGES),
+    "median": (behind(lambda x: x.flatten(1).median(1).values), IMAGES),
+    "sort": (behind(lambda x: x.flatten(1).sort(1).values), IMAGES),
+    "topk": (behind(lambda x: x.flatten(1).topk(20).values), IMAGES),
+    "cumsum": (behind(lambda x: x.cumsum(2)), IMAGES),
+    "logsumexp": (behind(lambda x: x.logsumexp(1)), IMAGES),
+    "complex convolution": (complex_conv, IMAGES),
+    "mixed types": (behind(lambda x: x.double() * x * (x > 0)), IMAGES),
+    "prod": (behind(lambda x: x.prod(1)), IMAGES),
+    "svd": (behind(lambda x: torch.linalg.svd(x[:, 0])[1]), IMAGES),
+    "solve": (behind(lambda x: torch.linalg.solve(x[:, 0], x[:, 1])), IMAGES),
+    "fft": (behind(lambda x: torch.fft.rfft2(x).abs()), IMAGES),
+    "lstm": (lambda: nn.LSTM(64, 64, 2, batch_first=True), SENTENCES),
+    "gru": (lambda: nn.GRU(64, 64, bidirectional=True, batch_first=True), SENTENCES),
+    "antialias": (behind(lambda x: F.interpolate(x, size=(30, 31), mode="bilinear", antialias=True)), IMAGES),
+    "pooling": (behind(lambda x: F.lp_pool2d(F.max_pool2d(x, 3, 2), 2, 2)), IMAGES),
+    "regions": (
+        behind(lambda x: torchvision.ops.roi_align(x, [torch.tensor([[0.0, 0.0, 20.0, 30.0]] * 5)] * 4, 7)),
+        IMAGES,
+    ),
+    "bags": (lambda: nn.EmbeddingBag(1000, 64), torch.arange(1920).reshape(64, 30) % 1000),
+    "bilinear": (lambda: Calling(lambda layer, x: layer(x, x), nn.Bilinear(64, 64, 32)), torch.rand(128, 64)),
+    "spectral norm": (lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(16, 16, 3)), IMAGES),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", USAGES)
+def test_usages_as_measured_or_doubted(name, mode):
+    build, inputs = USAGES[name]
+    found, real = both(build(), inputs, mode)
+    exact = found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+    assert exact or any("is not known" in doubt.message for doubt in found.doubts)
+    if name in {"deformable", "kthvalue", "sort", "complex convolution", "unfold", "mixed types", "bags", "bilinear"}:
+        assert exact
+        assert not found.doubts
+
+
+def test_a_large_image_runs_no_kernel_at_full_size():
+    # 16 channels of 2560x2561 in float32 are 419,594,240 bytes: input and two outputs stand, and two copies of the
+    # last convolution's input or output in blocks of 16 channels.
+    script = (
+        "import torch, torch._dynamo, sympy, cnnprof, cnnprof.footprint\n"
+        "from cnnprof import machine\n"
+        "from torch import nn\n"
+        "net = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2)))\n"
+        "before = machine.peak_resident_bytes()\n"
+        "found = cnnprof.predict_memory(net, (16, 2560, 2561), batch_size=1, mode='inference')\n"
+        "print(found.predicted.peak_bytes, machine.peak_resident_bytes() - before, len(found.doubts))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    peak, took, doubts = map(int, ran.stdout.split())
+    assert peak > 3 * 419_594_240
+    assert took < 256 << 20
+    assert not doubts
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_of_an_image_tell_what_all_take(mode, monkeypatch):
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 3, 2), nn.ReLU(), nn.ConvTranspose2d(24, 8, 4, 2, 1), nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+    )
+    images = torch.rand(1, 3, 301, 222)
+    real = measured(net, images, mode)
+    monkeypatch.setattr(kernels, "MOST_BYTES", 4 << 20)
+    monkeypatch.setattr(kernels, "_known", dict)
+    assert predict_memory(net, inputs=images, mode=mode).predicted.peak_bytes == pytest.approx(real, rel=WITHIN)

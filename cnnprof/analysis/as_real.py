@@ -23,6 +23,18 @@ WORKSPACE_BYTES = 8519680
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 
 
+aten = torch.ops.aten
+IN_PLACE: Mapping[Any, Any] = {
+    aten.scatter.src: aten.scatter_.src,
+    aten.scatter_add.default: aten.scatter_add_.default,
+    aten.index_put.default: aten.index_put_.default,
+    aten.index_add.default: aten.index_add_.default,
+}
+"""How gradients fill zeros of real tensors, not of a class of its own (torch/csrc/autograd/FunctionsManual.cpp)."""
+BY_VALUES = frozenset({"aten::prod", "aten::cumprod"})
+"""Operators whose backward pass does otherwise where there are zeros (the same file)."""
+
+
 class AsReal(TorchFunctionMode):
     """Makes some calls as real tensors have them, of the CPU or of CUDA."""
 

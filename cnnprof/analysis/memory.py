@@ -75,6 +75,15 @@ AtMost = Callable[[Kernel, int], float]
 """Bounds what a kernel takes beyond outputs of so many bytes, without trying it."""
 
 
+Listed = Callable[[Any, Sequence[Any]], bool]
+"""Says whether a call of an operator with its arguments is kept, to be asked about."""
+
+
+def nothing_listed(operator: Any, arguments: Sequence[Any]) -> bool:
+    """Keep no call."""
+    return False
+
+
 def nothing_hidden(kernels: Sequence[Kernel]) -> Mapping[Kernel, int | None]:
     """Take every kernel for one that needs no more than its outputs."""
     return dict.fromkeys(kernels, 0)
@@ -121,7 +130,7 @@ def followed(
     settings: Settings,
     loss: steps.Loss | None = None,
     make_optimizer: optimizers.Maker | None = None,
-    listed: Callable[[str], bool] = lambda operator: False,
+    listed: Listed = nothing_listed,
 ) -> Course:
     """Follow one step of a network that has done others before it.
 
@@ -142,7 +151,7 @@ def _followed(
     settings: Settings,
     loss: steps.Loss | None,
     make_optimizer: optimizers.Maker | None,
-    listed: Callable[[str], bool],
+    listed: Listed,
     gradients: GradientMode,
 ) -> Course:
     on_cuda = torch.device(settings.device).type == "cuda"
@@ -286,9 +295,7 @@ _OF_SHAPES_ALONE = ("data-dependent", "FakeTensor", "meta", "tensor subclass", "
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator, and every storage from its making until its end."""
 
-    def __init__(
-        self, listed: Callable[[str], bool], gradients: GradientMode, rounded_to: int = 1, backend: str = "CPU"
-    ) -> None:
+    def __init__(self, listed: Listed, gradients: GradientMode, rounded_to: int = 1, backend: str = "CPU") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._gradients = gradients
         self._rounded_to = rounded_to
@@ -341,9 +348,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in self._taken_apart:
             with self:
                 return self._taken_apart[func](*args, **(kwargs or {}))
-        output = self._made(func, args, kwargs or {})
         node = torch._C._current_autograd_node()
         backward = node is not None and not torch.is_grad_enabled()  # a block that is recomputed runs forward
+        if backward and func in as_real.IN_PLACE and self._is_filled(args[0]):
+            func = as_real.IN_PLACE[func]
+        output = self._made(func, args, kwargs or {})
         if backward:
             path = self._made_by.get(node._sequence_nr(), "")
             self._read_again.update(_storages(args))
@@ -353,11 +362,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name
         if name not in _SHOW_ALL and any(map(_is_sparse, args)):
             self.not_seen.add(f"{name.removeprefix('aten::')} of sparse tensors")
-        if self._listed(name):
-            self._kernels[len(self._paths)] = Kernel(name, tuple(map(_laid, args)))
+        before = len(self._blocks)
         for tensor in output if isinstance(output, tuple | list) else (output,):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor, name, path)
+        if name in as_real.BY_VALUES and torch.is_grad_enabled() and not backward:
+            self.not_seen.add(f"the backward pass of {name.removeprefix('aten::')}, which values decide,")
+        if self._listed(func, args) and not self._updating:
+            named = _laid(tuple((kwargs or {}).items()))
+            made = sum(block.size for block in self._blocks[before:])
+            self._kernels[len(self._paths)] = Kernel(name, _laid(tuple(args)), named, func._overloadname, made)
         self._paths.append(path)
         self.operators.append(name)
         self._backward.append(backward)
@@ -374,6 +388,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._updating:
             self.values.follow(func, args, kwargs, output)
         return output
+
+    def _is_filled(self, tensor: torch.Tensor) -> bool:
+        """Say whether the last operator made a tensor of zeros, for this one to fill."""
+        block = next(self._blocks_of([tensor]), None)
+        return block is not None and block.start == len(self._paths) - 1 and "zeros" in block.operator
 
     def _of_mask(self, func: Any, args: Any) -> Any:
         """Say whether sequences can be a nested tensor, or make them one, as the values of a mask tell."""
@@ -572,7 +591,7 @@ def _laid(value: Any) -> Any:
             return None
         dtype = str(value.dtype).removeprefix("torch.")
         return Laid(tuple(value.shape), tuple(value.stride()), dtype, value.element_size())
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_laid, value)) if isinstance(value, list | tuple) else value
 
 
 # From a course to a prediction ---------------------------------------------------------------------------------------

@@ -11,12 +11,15 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import torch
+from torch.utils._pytree import tree_leaves
 
 from cnnprof import machine, store
 from cnnprof.errors import UsageError
@@ -48,27 +51,42 @@ KEPT_BYTES = 1 << 20
 """After a larger call its memory is given back at once."""
 TRIED_BYTES = 4 << 20
 """The larger pair is tried where its arguments take no more than this."""
+MOST_BYTES = 128 << 20
+"""No call is made that may take more."""
+MULTIPLIED = 16
+"""How much more than its arguments an operator may take of which nothing is known."""
+UNFOLDED = 64
+"""And one that unfolds windows: of 7x7."""
+_TRIED_SHARE = 0.9
+MOST_AXES = 4
+LEAST_ROWS = 8
+"""Of a convolution's output beyond its window."""
+_ROUNDING = 64
+"""Bytes by which what is extended may miss the outputs that were seen."""
 MANY = 16
 """From this batch on oneDNN gets 1x1 convolutions of one thread, too (use_mkldnn in aten/native/Convolution.cpp)."""
 
 
 def hidden_bytes(kernels: Sequence[Kernel]) -> dict[Kernel, int | None]:
-    """Return what each call takes beyond its outputs; None where trying it fails."""
-    tried = {kernel: _tries(kernel) for kernel in kernels if kernel.operator in BATCHED}
+    """Return what each call takes beyond its outputs; None where trying it fails, or would take too much."""
     known = _known()
-    missing = {key: call for calls in tried.values() for key, call in calls if key not in known}
-    if missing:
-        found = {key: _tried(call) for key, call in missing.items()}
-        known |= found
-        _keep({key: events for key, events in known.items() if events is not None})  # what failed may succeed later
-    hidden: dict[Kernel, int | None] = {}
-    for kernel in kernels:
-        if kernel in tried:
-            hidden[kernel] = _extended([known[key] for key, _ in tried[kernel]], tried[kernel], _batch(kernel))
-        else:
-            formula = FORMULAS.get(kernel.operator)
-            hidden[kernel] = formula(kernel.arguments) if formula else None
+    found = Tries({**known})
+    with torch.random.fork_rng(devices=[]):
+        hidden = {kernel: _hidden(kernel, found) for kernel in kernels}
+    if len(found.known) > len(known):
+        _keep(found.known)
     return hidden
+
+
+def _hidden(kernel: Kernel, tries: "Tries") -> int | None:
+    if kernel.operator in FORMULAS:
+        return FORMULAS[kernel.operator](kernel.arguments)
+    if kernel.operator.startswith(_UNKNOWN):
+        return None
+    events = tries.events(kernel)
+    if events is None or (kernel.outputs_bytes is not None and abs(events[0] - kernel.outputs_bytes) > _ROUNDING):
+        return None  # what is extended is not the call that was asked about
+    return excess(events[1:], events[0])
 
 
 def at_most(kernel: Kernel, outputs_bytes: int) -> float:
@@ -82,24 +100,8 @@ def at_most(kernel: Kernel, outputs_bytes: int) -> float:
     return (2 + math.prod(_weight(kernel).shape[2:])) * (_nbytes(kernel) + outputs_bytes)
 
 
-def _tries(kernel: Kernel) -> list[tuple[Key, Kernel]]:
-    """Return the calls that are made in its place, each under the name that it is kept by."""
-    batch = _batch(kernel)
-    calls = [_with_batch(kernel, number) for number in _batches(kernel, batch)]
-    return [(json.dumps([call.operator, call.arguments], default=vars), call) for call in calls]
-
-
-def _batches(kernel: Kernel, batch: int) -> tuple[int, ...]:
-    if batch <= EXACT:
-        return (batch,)
-    if batch >= MANY and torch.get_num_threads() == 1 and _is_pointwise(kernel):
-        return MANY, MANY + 2
-    larger, smaller = PAIRS
-    return larger if _nbytes(_with_batch(kernel, larger[1])) <= TRIED_BYTES else smaller
-
-
 def _nbytes(kernel: Kernel) -> int:
-    return sum(value.nbytes for value in kernel.arguments if isinstance(value, Laid))
+    return sum(laid.nbytes for laid in kernel.tensors())
 
 
 def _is_pointwise(kernel: Kernel) -> bool:
@@ -107,39 +109,167 @@ def _is_pointwise(kernel: Kernel) -> bool:
 
 
 def _weight(convolution: Kernel) -> Laid:
-    weight: Laid = convolution.arguments[1 if convolution.operator == "aten::convolution" else 2]
+    weight: Laid = convolution.arguments[_source(convolution) + 1]
     return weight
 
 
-def _batch(kernel: Kernel) -> int:
-    place, dimension = next(iter(BATCHED[kernel.operator].items()))
-    return int(kernel.arguments[place].shape[dimension])
+@dataclass
+class Tries:
+    """Calls that were made, and what others follow from them."""
+
+    known: dict[Key, list[int]]
+    """Bytes of the outputs, then the allocator's events."""
+
+    def events(self, call: Kernel, axes: Sequence["Axis"] | None = None) -> list[int] | None:
+        """Make a call; or two smaller ones, which are extended. None where that cannot be done."""
+        axes = _axes(call) if axes is None else axes
+        for place, axis in enumerate(axes):
+            if axis.is_extended(call):
+                return self._extended(call, axis, axes[place + 1 :])
+        return None if is_large(call) else self._made(call)
+
+    def _extended(self, call: Kernel, axis: "Axis", others: Sequence["Axis"]) -> list[int] | None:
+        low, high = axis.pair(call)
+        first, second = (self.events(axis.cut(call, length), others) for length in (low, high))
+        if first is None or second is None:
+            return None
+
+        def extend(small: int, large: int) -> int:
+            return small + (large - small) * (axis.length - low) // (high - low)
+
+        return [extend(first[0], second[0]), *at_batch(first[1:], second[1:], extend, axis.length / high)]
+
+    def _made(self, call: Kernel) -> list[int] | None:
+        key = json.dumps([call.operator, call.overload, call.arguments, call.named], default=_text)
+        if key in self.known:
+            return self.known[key]
+        events = _tried(call)
+        if events is not None and _is_repeatable((call.arguments, call.named)):
+            self.known[key] = events
+        return events
 
 
-def _with_batch(kernel: Kernel, batch: int) -> Kernel:
-    arguments = list(kernel.arguments)
-    for place, dimension in BATCHED[kernel.operator].items():
-        value = arguments[place]
-        if isinstance(value, Laid):
-            arguments[place] = value.with_length(dimension, batch)
-        elif isinstance(value, tuple):  # a shape
-            arguments[place] = (*value[:dimension], batch, *value[dimension + 1 :])
-    return Kernel(kernel.operator, tuple(arguments))
+def _text(value: Any) -> Any:
+    return vars(value) if isinstance(value, Laid) else str(value)
 
 
-def _extended(events: Sequence[Events | None], calls: Sequence[tuple[Key, Kernel]], batch: int) -> int | None:
-    """Return the excess at a batch, from the events at others."""
-    if any(each is None for each in events):
-        return None
-    (outputs, *first), *rest = ([*each] for each in events if each is not None)
-    if not rest:
-        return excess(first, outputs)
-    (larger_outputs, *second), low, high = rest[0], _batch(calls[0][1]), _batch(calls[1][1])
+def _is_repeatable(value: Any) -> bool:
+    """Say whether a value's text tells it: weights that are packed are objects without one."""
+    if isinstance(value, tuple):
+        return all(map(_is_repeatable, value))
+    return not isinstance(value, torch.ScriptObject | torch.Generator)
 
-    def extend(small: int, large: int) -> int:
-        return small + (large - small) * (batch - low) // (high - low)
 
-    return excess(at_batch(first, second, extend, batch / high), extend(outputs, larger_outputs))
+@dataclass(frozen=True)
+class Axis:
+    """A length along which a call is cut, and along which its memory grows linearly."""
+
+    length: int
+    places: Mapping[int, tuple[int, int]]
+    """By argument: its dimension, and how much shorter that is for each step; no arguments: all of that length."""
+    dimension: int = 0
+    least: int = 2
+    exact: int | None = None
+    """Up to this length it is not cut, where a call so long is small enough; None where only large calls are cut."""
+
+    def is_extended(self, call: Kernel) -> bool:
+        """Say whether smaller calls tell."""
+        long = self.exact is not None and self.length > self.exact
+        return self.length > self.least and (long or is_large(call))
+
+    def pair(self, call: Kernel) -> tuple[int, int]:
+        """Return the lengths of two calls; of a batch small ones, else as long as can be tried."""
+        if self.exact is None:
+            most = max(self.least + 1, int(self.length * _TRIED_SHARE * MOST_BYTES / expected_bytes(call)))
+            high = min(most, self.length - 1)
+            return max(self.least, high // 2), high
+        if self.length >= MANY and torch.get_num_threads() == 1 and _is_pointwise(call):
+            return MANY, MANY + 2
+        larger, smaller = PAIRS
+        fits = self.length >= larger[1] and _nbytes(self.cut(call, larger[1])) <= TRIED_BYTES
+        return larger if fits else smaller if self.length >= smaller[1] else (self.length - 1, self.length)
+
+    def cut(self, call: Kernel, length: int) -> Kernel:
+        """Return a call that is shorter."""
+        if not self.places:
+            return call.mapped(lambda laid: self._cut_where_long(laid, length))
+        arguments = list(call.arguments)
+        for place, (dimension, step) in self.places.items():
+            less = (self.length - length) * step
+            value = arguments[place]
+            if isinstance(value, Laid):
+                arguments[place] = value.with_length(dimension, value.shape[dimension] - less)
+            elif isinstance(value, tuple):  # a shape
+                arguments[place] = (*value[:dimension], value[dimension] - less, *value[dimension + 1 :])
+        return Kernel(call.operator, tuple(arguments), call.named, call.overload)
+
+    def _cut_where_long(self, laid: Laid, length: int) -> Laid:
+        fits = len(laid.shape) > self.dimension and laid.shape[self.dimension] == self.length
+        return laid.with_length(self.dimension, length) if fits else laid
+
+
+def _axes(call: Kernel) -> list[Axis]:
+    """Return the lengths along which a call can be cut, in the order in which that is done."""
+    if call.operator.startswith(_AS_ASKED):
+        return []
+    batched = BATCHED.get(call.operator)
+    if batched is None:
+        lengths = dict.fromkeys(
+            (dimension, laid.shape[dimension])
+            for dimension in range(MOST_AXES)
+            for laid in sorted(call.tensors(), key=lambda laid: -laid.nbytes)
+            if len(laid.shape) > dimension
+        )
+        return [Axis(length, {}, dimension) for dimension, length in lengths][:MOST_AXES]
+    place, dimension = next(iter(batched.items()))
+    batch = Axis(call.arguments[place].shape[dimension], {at: (along, 1) for at, along in batched.items()}, exact=EXACT)
+    if "convolution" in call.operator:
+        spatial = [_window_axis(call, each) for each in range(len(_weight(call).shape) - 2)]
+        return [batch, *spatial] if batch.length > EXACT else [*spatial, batch]
+    channels = [Axis(call.arguments[0].shape[1], dict.fromkeys(batched, (1, 1)), 1)]
+    return [batch, *(channels if "upsample" in call.operator else [])]
+
+
+def _window_axis(convolution: Kernel, spatial: int) -> Axis:
+    """Cut a spatial dimension: by as many strides, so that what falls off at the end stays the same."""
+    source, dimension = _source(convolution), 2 + spatial
+    stride, padding, dilation, transposed = convolution.arguments[source + 3 : source + 7]
+    step, around = _of(stride, spatial), _of(padding, spatial)
+    window = 1 + _of(dilation, spatial) * (_weight(convolution).shape[dimension] - 1)
+    mine, others = (1, step) if transposed else (step, 1)
+    places = {source: (dimension, mine), **({0: (dimension, others)} if source else {})}
+    least = (window + 2 * around) // mine + LEAST_ROWS
+    return Axis(convolution.arguments[source].shape[dimension] // mine, places, dimension, least)
+
+
+def _of(lengths: Sequence[int], spatial: int) -> int:
+    return lengths[spatial] if len(lengths) > 1 else lengths[0]
+
+
+def _source(convolution: Kernel) -> int:
+    """Say which argument is the input."""
+    return 0 if convolution.operator == "aten::convolution" else 1
+
+
+def is_large(call: Kernel) -> bool:
+    """Say whether trying a call may take more than a prediction may."""
+    return expected_bytes(call) > MOST_BYTES
+
+
+def expected_bytes(call: Kernel) -> int:
+    """Bound what trying a call takes, with what it is fed and returns.
+
+    A convolution that oneDNN does not take unfolds an input once for each position of its window, a stride apart.
+    """
+    if "upsample" in call.operator:
+        image = call.arguments[0]
+        return 2 * int(image.nbytes + math.prod(image.shape[:2]) * math.prod(call.arguments[1]) * image.itemsize)
+    if "convolution" not in call.operator:
+        return (UNFOLDED if "deform" in call.operator else MULTIPLIED) * _nbytes(call)
+    weight = _weight(call)
+    unfolded = math.prod(weight.shape[2:]) // math.prod(call.arguments[_source(call) + 3]) + 3
+    channels = max(1, weight.shape[0] // max(1, weight.shape[1]))  # an output may be wider than its input
+    return int((_nbytes(call) - weight.nbytes) * (unfolded + channels) + 3 * weight.nbytes)
 
 
 def excess(events: Events, outputs_bytes: int) -> int:
@@ -163,49 +293,58 @@ def _tried(call: Kernel) -> list[int] | None:
 
     This profiler is torch's older one: the newer takes two seconds and 150 MiB to start.
     """
-    arguments = [_made(value) if isinstance(value, Laid) else _listed(value) for value in call.arguments]
     autograd: Any = torch.autograd
     config = autograd.ProfilerConfig(
         autograd.ProfilerState.CPU, False, True, False, False, False, torch._C._profiler._ExperimentalConfig()
     )
     with torch.no_grad():
         try:
+            arguments, named = _real(call.arguments), dict(_real(call.named))
             autograd._enable_profiler_legacy(config)
-        except RuntimeError:  # the caller's own profiler runs
+        except (RuntimeError, MemoryError):  # there is no memory, or the caller's own profiler runs
             return None
         try:
-            result = _operator(call)(*arguments)
-        except RuntimeError:
-            result = None
+            result = _operator(call)(*arguments, **named)
+        except _REFUSED:
+            result = NotImplemented
         finally:
             threads = autograd._disable_profiler_legacy()
+    given = set(_storages((arguments, list(named.values()))))
+    del arguments, named
     if _nbytes(call) > KEPT_BYTES:
-        del arguments
         machine.give_back()
-    if result is None:
+    if result is NotImplemented:
         return None
     events = [event.cpu_memory_usage() for thread in threads for event in thread if event.kind() == "memory_alloc"]
-    return [_new_bytes(result), *events]
+    return [sum(size for key, size in _storages(result).items() if key not in given), *events]
+
+
+_REFUSED = (RuntimeError, MemoryError, TypeError, ValueError, IndexError)
 
 
 def _operator(call: Kernel) -> Callable[..., Any]:
-    return getattr(torch.ops.aten, call.operator.removeprefix("aten::")).default  # type: ignore[no-any-return]
+    namespace, _, name = call.operator.partition("::")
+    return getattr(getattr(getattr(torch.ops, namespace), name), call.overload)  # type: ignore[no-any-return]
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _real(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_real(item) for item in value]
+    return _made(value) if isinstance(value, Laid) else value
 
 
 def _made(laid: Laid) -> torch.Tensor:
-    """Make a tensor of ones that lies so; what is expanded stays so."""
+    """Make a tensor that lies so, of ones, or of zeros where it may hold indices; what is expanded stays so."""
     reach = 1 + sum((length - 1) * step for length, step in zip(laid.shape, laid.stride, strict=True))
-    return torch.ones(max(reach, 0), dtype=getattr(torch, laid.dtype)).as_strided(laid.shape, laid.stride)
+    dtype = getattr(torch, laid.dtype)
+    make = torch.ones if dtype.is_floating_point or dtype.is_complex else torch.zeros
+    return make(max(reach, 0), dtype=dtype).as_strided(laid.shape, laid.stride)
 
 
-def _new_bytes(result: Any) -> int:
-    tensors = result if isinstance(result, tuple | list) else (result,)
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors if tensor is not None}
-    return sum(storage.nbytes() for storage in storages.values())
+def _storages(result: Any) -> dict[int, int]:
+    """Return the bytes of each storage in a nest of results."""
+    tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+    return {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 # Known from sources --------------------------------------------------------------------------------------------------
@@ -250,13 +389,47 @@ FORMULAS: Mapping[str, Callable[[Sequence[Any]], int | None]] = {
     "aten::roll": _copied_if_strided,  # aten/native/TensorTransformations.cpp
     "aten::native_batch_norm_backward": _copied_if_strided,  # aten/native/Normalization.cpp
 }
-_UNKNOWN = ("aten::linalg_", "aten::_linalg_", "aten::_fft_", "aten::stft", "aten::mkldnn_rnn_layer")
-"""Operators, by how their names begin, that take workspaces which neither a source nor a small batch tells."""
+_UNKNOWN = ("aten::mkldnn_rnn_layer", "aten::_fft_")
+"""Operators, by how their names begin, that take workspaces which neither a source nor a try tells."""
+_AS_ASKED = ("aten::linalg_", "aten::_linalg_")
+"""Operators that are tried as they are or not at all: what they take does not grow linearly with a length."""
 
 
-def takes_memory(operator: str) -> bool:
-    """Say whether calls of an operator are to be asked about."""
-    return operator in BATCHED or operator in FORMULAS or operator.startswith(_UNKNOWN)
+def takes_memory(func: Any, args: Sequence[Any]) -> bool:
+    """Say whether a call is to be asked about: all but those that are known to take their outputs alone."""
+    if (
+        torch.Tag.pointwise in func.tags
+    ):  # what is not of the common type is converted (aten/src/ATen/TensorIterator.cpp)
+        return len({value.dtype for value in args if isinstance(value, torch.Tensor) and value.ndim}) > 1
+    return _takes_memory(func)
+
+
+@cache
+def _takes_memory(func: Any) -> bool:
+    name = func._schema.name
+    if name in BATCHED or name in FORMULAS or name.startswith(_UNKNOWN):
+        return True
+    takes = any("Tensor" in str(argument.type) for argument in func._schema.arguments)
+    return takes and not _views(func) and name.removeprefix("aten::").removesuffix("_") not in OUTPUTS_ALONE
+
+
+def _views(func: Any) -> bool:
+    returns = func._schema.returns
+    return bool(returns) and all(each.alias_info is not None and not each.alias_info.is_write for each in returns)
+
+
+OUTPUTS_ALONE = frozenset(
+    """
+    _log_softmax _log_softmax_backward_data _prelu_kernel _prelu_kernel_backward _softmax _softmax_backward_data
+    _unsafe_view adaptive_max_pool2d adaptive_max_pool2d_backward arange avg_pool2d avg_pool2d_backward cat
+    constant_pad_nd detach embedding embedding_dense_backward empty_like fill full_like gather glu glu_backward
+    lift_fresh max_pool2d_with_indices max_pool2d_with_indices_backward mean mv native_dropout new_empty
+    new_empty_strided new_full new_ones new_zeros nll_loss_backward nll_loss_forward ones_like pixel_shuffle
+    pixel_unshuffle rand_like randn_like select_backward slice_backward squeeze stack transpose unsqueeze zero
+    zeros_like bernoulli normal uniform
+    """.split()  # noqa: SIM905  # read at a glance
+)
+"""Operators of aten, with their forms in place, whose kernels on the CPU were seen to take no more than outputs."""
 
 
 # Keeping -------------------------------------------------------------------------------------------------------------
@@ -270,7 +443,7 @@ def _place() -> Path:
     return Path(platformdirs.user_cache_dir("cnnprof")) / name
 
 
-def _known() -> dict[Key, list[int] | None]:
+def _known() -> dict[Key, list[int]]:
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(_place().read_text(encoding="utf-8"))
         if isinstance(known, dict):
@@ -278,6 +451,6 @@ def _known() -> dict[Key, list[int] | None]:
     return {}
 
 
-def _keep(known: Mapping[Key, list[int] | None]) -> None:
+def _keep(known: Mapping[Key, list[int]]) -> None:
     with contextlib.suppress(UsageError):  # no cache to be had: the next prediction tries again
         store.write_text(_place(), json.dumps(known))
