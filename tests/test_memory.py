@@ -220,7 +220,6 @@ def test_weights_that_are_complex_stay_so():
     ("model", "size", "options", "said"),
     [
         (nn.Sequential(nn.Linear(64, 8)), (64,), {"dtype": "bfloat16"}, "addmm"),
-        (torch.nn.utils.parametrizations.orthogonal(nn.Linear(16, 16)), (16,), {}, "linalg"),
         (torch.compile(nn.Linear(8, 8)), (8,), {}, "uncompiled"),
     ],
 )

@@ -55,8 +55,6 @@ MOST_BYTES = 128 << 20
 """No call is made that may take more."""
 MULTIPLIED = 16
 """How much more than its arguments an operator may take of which nothing is known."""
-UNFOLDED = 64
-"""And one that unfolds windows: of 7x7."""
 _TRIED_SHARE = 0.9
 MOST_AXES = 4
 LEAST_ROWS = 8
@@ -216,7 +214,7 @@ def _axes(call: Kernel) -> list[Axis]:
     if batched is None:
         lengths = dict.fromkeys(
             (dimension, laid.shape[dimension])
-            for dimension in range(MOST_AXES)
+            for dimension in range(MOST_AXES if call.operator.startswith("aten::") else 1)
             for laid in sorted(call.tensors(), key=lambda laid: -laid.nbytes)
             if len(laid.shape) > dimension
         )
@@ -265,7 +263,8 @@ def expected_bytes(call: Kernel) -> int:
         image = call.arguments[0]
         return 2 * int(image.nbytes + math.prod(image.shape[:2]) * math.prod(call.arguments[1]) * image.itemsize)
     if "convolution" not in call.operator:
-        return (UNFOLDED if "deform" in call.operator else MULTIPLIED) * _nbytes(call)
+        windows = (math.prod(laid.shape[2:]) for laid in list(call.tensors())[1:3])
+        return (min(windows, default=1) + 3 if "deform" in call.operator else MULTIPLIED) * _nbytes(call)
     weight = _weight(call)
     unfolded = math.prod(weight.shape[2:]) // math.prod(call.arguments[_source(call) + 3]) + 3
     channels = max(1, weight.shape[0] // max(1, weight.shape[1]))  # an output may be wider than its input
