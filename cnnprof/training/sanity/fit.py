@@ -28,9 +28,10 @@ from cnnprof.training.trainer import ClassifierTrainer
 
 RATES = (1e-3, 1e-2, 1e-4)
 """Adam's own, a bolder one for small networks, and a gentler one for what explodes."""
-STEPS = 200
-PATIENCE = 40
-"""Steps after which the first rate, where the loss stays where it was, is given up."""
+STEPS, MOST_STEPS = 200, 800
+PATIENCE, WAITS = 40, 100
+"""Steps after which the first rate, where the loss stays where it was, is given up; and, behind STEPS, any rate whose
+lowest loss did not fall in so many: dropout lets losses vary."""
 LOW = 0.5
 """A loss at which more than half of what a softmax gives goes to the right class, on average."""
 COURSE_BATCH, COURSE_EPOCHS, COURSE_RATE, COURSE_SHARE = 2, 25, 0.01, 0.9
@@ -91,7 +92,7 @@ def _in_a_batch(trial: Trial, rate: float) -> Fit:
     optimizer = adam(network, rate)
     losses = [math.inf] * PATIENCE
     fit = Fit(0.0, math.inf, 0, rate, network)
-    for step in range(1, STEPS + 1):
+    for step in range(1, MOST_STEPS + 1):
         try:
             trial.check_time()
         except OutOfTimeError:
@@ -102,7 +103,8 @@ def _in_a_batch(trial: Trial, rate: float) -> Fit:
         losses.append(loss)
         fit = Fit(right / len(trial.batches[0][1]), loss, step, rate, network, earlier=losses[-1 - PATIENCE])
         stays = loss > FALLS * losses[PATIENCE]
-        if fit.learned or (step == PATIENCE and stays and rate == RATES[0]):
+        ended = step >= STEPS and min(losses[-WAITS:]) > FALLS * min(losses[:-WAITS])
+        if fit.learned or ended or (step == PATIENCE and stays and rate == RATES[0]):
             break
     return fit
 
