@@ -627,7 +627,7 @@ def test_memory_on_the_command_line(typed, monkeypatch):
         (["net.py:masking", "--fits", "2GiB"], 2, "cannot be predicted"),
         (["cnn", "--device", "cuda", "--measure"], 2, "no CUDA device here"),
         (["cnn", "-b", "0"], 2, "at least 1"),
-        (["cnn", "--input-size", "1x8x8"], 2, "refused its input"),
+        (["cnn(in_size=(3, 32, 32))", "--input-size", "1x8x8"], 2, "refused its input"),
         (["net.py:norm", "-b", "1"], 2, "-b 2"),
         (["net.py:frozen"], 2, "--mode inference"),
     ],
