@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnprof import machine, store
 from cnnprof.errors import UsageError
+from cnnprof.measurement.memory import storage_bytes
 from cnnprof.records import Kernel, Laid
 
 Events = Sequence[int]
@@ -343,7 +344,7 @@ def _made(laid: Laid) -> torch.Tensor:
 def _storages(result: Any) -> dict[int, int]:
     """Return the bytes of each storage in a nest of results."""
     tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
-    return {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    return storage_bytes(tensors)
 
 
 # Known from sources --------------------------------------------------------------------------------------------------

@@ -11,10 +11,14 @@ from cnnprof.steps import Step
 
 
 def standing_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Sum the storages of tensors, each storage once; nothing for those that do not show theirs."""
-    parts = (part for tensor in tensors for part in _shown(tensor))
-    storages = {part.untyped_storage()._cdata: part.untyped_storage() for part in parts}
-    return sum(storage.nbytes() for storage in storages.values())
+    """Sum the storages of tensors, each storage once."""
+    return sum(storage_bytes(tensors).values())
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
+    """Return the bytes of each storage, by its identity; nothing for tensors that do not show theirs."""
+    storages = (part.untyped_storage() for tensor in tensors for part in _shown(tensor))
+    return {storage._cdata: storage.nbytes() for storage in storages}
 
 
 def not_shown(tensors: Iterable[torch.Tensor]) -> tuple[str, ...]:
