@@ -208,7 +208,7 @@ class Growing(nn.Module):
     def forward(self, x):
         if not x.is_meta:
             self.seen.append(1)
-            time.sleep(2e-4 + 1e-4 * len(self.seen))
+            time.sleep(2e-3 * len(self.seen))
         return self.linear(x)
 
 @pytest.mark.benchmark(max_time=0.001, min_rounds=100)
@@ -218,7 +218,7 @@ def test_grows(cnnprof_benchmark):
 
 
 def test_a_time_that_grows_with_each_call_is_told(suite):
-    """A tenth of a millisecond a call, in twenty rounds a session."""
+    """Two milliseconds a call, in twenty rounds a session: far more than a busy machine adds."""
     suite.write(test_it=GROWING)
     result = suite("--benchmark-autosave")
     result.assert_outcomes(passed=1)
