@@ -518,7 +518,7 @@ def test_what_fails_before_the_step_is_told_apart():
     assert [doubt.message for doubt in found.doubts] == ["making the step ready stopped: ValueError: it stays"]
 
 
-@torch.library.custom_op("cnnprof_tests::twice", mutates_args=())
+@torch.library.custom_op("cnnprof_inputs::twice", mutates_args=())
 def twice(x: torch.Tensor) -> torch.Tensor:
     return x + x
 
@@ -531,7 +531,7 @@ LIBRARY.impl("thrice", lambda x: torch.add(x, x, alpha=2), "CPU")
 @pytest.mark.parametrize(
     ("operator", "named"),
     [
-        (twice, "cnnprof_tests::twice"),
+        (twice, "cnnprof_inputs::twice"),
         (lambda x: torch.ops.cnnprof_tests_too.thrice(x), "cnnprof_tests_too::thrice"),
     ],
 )

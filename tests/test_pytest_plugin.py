@@ -232,7 +232,7 @@ def test_a_time_that_grows_with_each_call_is_told(suite):
     (stored,) = json.loads(suite.stored[-1].read_text())["benchmarks"]
     stretches = stored["extra_info"]["cnnprof"]["profile"]["latency"]["inference"]["stretches_s"]
     assert [len(session) for session in stretches] == [rounds.STRETCHES] * 5
-    report = benchmarked.together([load(suite.stored[-1])])
+    report = benchmarked.together([(suite.stored[-1], load(suite.stored[-1]))])
     assert any("its time grows with each call" in sentence for sentence in sentences(report))
 
 
