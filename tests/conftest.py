@@ -68,6 +68,17 @@ def soon_steady(request, monkeypatch):
 
 
 @pytest.fixture
+def one_thread():
+    """Compute on one thread: the memory of two adds up only where both run at once, which a busy machine decides."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def typed(monkeypatch, tmp_path, capsys):
     """Run the command line in an empty folder; gives exit code, standard output and standard error."""
     from cnnprof import cli

@@ -24,7 +24,7 @@ pytestmark = [  # torch tells of these once a process
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_cache(tmp_path_factory, monkeypatch, one_thread):
     """Try kernels in a cache of these tests alone."""
     place = tmp_path_factory.getbasetemp() / "kernels.json"
     monkeypatch.setattr(kernels, "_place", lambda: place)

@@ -20,7 +20,7 @@ MODES = ("training", "inference")
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_cache(tmp_path_factory, monkeypatch, one_thread):
     """Try kernels in a cache of these tests alone."""
     place = tmp_path_factory.getbasetemp() / "kernels-of-usages.json"
     monkeypatch.setattr(kernels, "_place", lambda: place)
