@@ -54,15 +54,25 @@ def integer(value: int | None) -> str:
 
 
 def in_unit(value: float | None, unit: Unit, decimals: int) -> str:
-    """2.091e-1 s in ms with one decimal -> 209.1; a value too small for the column has its own unit, 0 stays 0."""
+    """2.091e-1 s in ms with one decimal -> 209.1; a value too small for the column has a unit of its own, 0 stays 0.
+
+    A count below a thousand has no unit that would tell it from the column's: <0.001.
+    """
     if value is None:
         return UNKNOWN
     if value == 0:
         return "0"
     if abs(value / unit.size) < 0.5 * 10.0**-decimals:
         kind = _OF_A_KIND.get(unit, (unit,))
-        return _alone(value, kind, " ") if abs(value) >= kind[-1].size else f"<{10.0**-decimals:.{decimals}f}"
+        shown = any(abs(value) >= smaller.size and smaller.name for smaller in kind)
+        return _alone(value, kind, " ") if shown else f"<{10.0**-decimals:.{decimals}f}"
     return f"{value / unit.size:,.{0 if unit.size == 1.0 and float(value).is_integer() else decimals}f}"
+
+
+def with_unit(value: float | None, unit: Unit, decimals: int) -> str:
+    """9.41e6 in M -> 9.41 M; 2.1e3 in M -> 2.10 k."""
+    text = in_unit(value, unit, decimals)
+    return text if not value or text[-1].isalpha() else f"{text} {unit.name}".rstrip()
 
 
 def macs(value: float | None, unit: Unit, complete: bool) -> str:

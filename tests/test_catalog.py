@@ -295,10 +295,10 @@ NAMED = "nets.py is a file; name a callable of it, nets.py:Net; it has Net, make
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("nets.py", f"nets.py: {NAMED}"),
+        ("nets.py", NAMED),
         ("mine=nets.py(width=3)@b=2", f"mine=nets.py(width=3)@b=2: {NAMED}"),
         ("nets", f"nets: {NAMED}"),
-        ("./nets.py", "./nets.py: ./nets.py is a file; name a callable of it, ./nets.py:Net; it has Net, make"),
+        ("./nets.py", "./nets.py is a file; name a callable of it, ./nets.py:Net; it has Net, make"),
         ("empty.py", "name a callable of it, empty.py:callable; it has no class and no function"),
         ("broken.py", "it has no class and no function"),
         ("gone.py", "there is no file gone.py"),

@@ -44,6 +44,14 @@ def test_a_column_has_one_unit():
     assert units.in_unit(0.004, units.COUNTS[-1], 1) == "<0.1"
 
 
+def test_a_count_too_small_for_its_column_is_not_taken_for_more():
+    giga = units.COUNTS[1]
+    assert units.in_unit(231_410, giga, 3) == "231.4 k"
+    assert units.in_unit(640, giga, 3) == "<0.001"  # 640 alone would read as 640 G
+    shown = [units.with_unit(value, units.COUNTS[2], 2) for value in (9.41e6, 2.1e3, 110, 0, None)]
+    assert shown == ["9.41 M", "2.10 k", "<0.01 M", "0", "-"]
+
+
 @pytest.mark.parametrize(
     ("values", "heading", "texts"),
     [

@@ -367,12 +367,13 @@ def _refuse_file(spec: Spec) -> None:
     """Say how a file is named as a model. Raises UsageError where one, or what is written like one, was given."""
     path = Path(spec.name)
     if path.suffix == ".py" and not path.exists():
-        raise NoSuchModelError(f"{spec.text}: there is no file {path}")
+        raise NoSuchModelError(_about(spec, str(path), f"there is no file {path}"))
     code = spec.name if path.suffix == ".py" else f"{spec.name}.py"
     if Path(code).is_file():
         names = _callables(Path(code))
         example = f"{code}:{names[0] if names else 'callable'}"
-        raise UsageError(f"{spec.text}: {code} is a file; name a callable of it, {example}; it has {_listed(names)}")
+        said = f"{code} is a file; name a callable of it, {example}; it has {_listed(names)}"
+        raise UsageError(_about(spec, code, said))
     if path.suffix in _SAVED:
         raise UsageError(f"{spec.text} {_saved(path)}")
     if path.exists():
@@ -393,6 +394,11 @@ def _callables(path: Path) -> list[str]:
 def _listed(names: Sequence[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most]) or 'no class and no function'}{more}"
+
+
+def _about(spec: Spec, path: str, said: str) -> str:
+    """Begin with what was asked, where the sentence itself does not name it."""
+    return said if spec.text == path else f"{spec.text}: {said}"
 
 
 def _saved(path: Path) -> str:

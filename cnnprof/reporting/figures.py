@@ -419,7 +419,7 @@ def _time_axis(axes: Axes, low: float, high: float, unit: units.Unit) -> None:
 
 def _median_words(latency: Latency, unit: units.Unit) -> str:
     decimals = max(1, min(1 if unit.name != "s" else 2, units.decimals_for(unit, [latency.median_s])))
-    words = f"median {units.in_unit(latency.median_s, unit, decimals)} {unit.name}"
+    words = f"median {units.with_unit(latency.median_s, unit, decimals)}"
     bounds = latency.ci95_s
     if bounds is None:
         return words

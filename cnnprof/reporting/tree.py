@@ -85,12 +85,12 @@ def table(analysis: Analysis, depth: int, sort: str | None = None) -> Table:
             _share(branch.params, totals.params),
             units.macs(branch.macs / batch, macs_unit, branch.complete),
             _share(branch.macs, totals.macs) if branch.macs or branch.complete else units.NOT_COUNTED,
-            f"{units.in_unit(branch.activations / batch, outputs_unit, 2)} {outputs_unit.name}".rstrip(),
+            units.with_unit(branch.activations / batch, outputs_unit, 2),
             units.bar(branch.macs / totals.macs if totals.macs else 0.0, 16),
         )
         for branch in found
     ]
-    outputs = f"{units.in_unit(totals.activations / batch, outputs_unit, 2)} {outputs_unit.name}".rstrip()
+    outputs = units.with_unit(totals.activations / batch, outputs_unit, 2)
     macs = units.macs(totals.macs / batch, macs_unit, not analysis.uncounted)
     rows.append(("total", "", units.integer(totals.params), "", macs, "", outputs, ""))
     columns = ("layer", "output", "params", "%", f"{macs_unit.name}MACs", "% ", "conv outputs", BARS)
