@@ -4,7 +4,7 @@ import datetime
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -32,7 +32,10 @@ def read(document: Mapping[str, Any], source: str) -> Benchmarks:
 
 
 def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
-    """Turn a stored run into a record. Raises UsageError where it is not whole, or of another schema."""
+    """Turn a stored run into a record. A model of ours in it that is not whole is left out, and its times are kept.
+
+    Raises UsageError where the run itself is not whole, or a model is of another schema.
+    """
     try:
         commit = document.get("commit_info") or {}
         return BenchmarkRun(
@@ -55,10 +58,21 @@ def run_of(document: Mapping[str, Any], source: str) -> BenchmarkRun:
 def _benchmarked(entry: Mapping[str, Any], source: str) -> Benchmarked:
     stats, extra = entry["stats"], entry.get("extra_info")
     ours = extra.get(KEY) if isinstance(extra, dict) else None
-    found = store.part_of(ours, f"{source}, {entry['name']}") if ours else None
-    return Benchmarked(
-        entry["fullname"], _seconds(stats["median"]), _seconds(stats["iqr"]), int(stats["rounds"]), found
-    )
+    timed = Benchmarked(entry["fullname"], _seconds(stats["median"]), _seconds(stats["iqr"]), int(stats["rounds"]))
+    if not ours:
+        return timed
+    try:
+        return replace(timed, found=store.part_of(ours, f"{source}, {entry['name']}"))
+    except store.NotWholeError as error:
+        return replace(timed, left_out=error.reason)
+
+
+def left_out(record: Benchmarks) -> Iterator[str]:
+    """Yield a sentence for each model that was stored and cannot be read, though its times can."""
+    for run in record.runs:
+        for timed in run.benchmarks:
+            if timed.left_out:
+                yield f"{run.source}, {timed.test}: {timed.left_out}: its model is left out, its times are kept"
 
 
 def _seconds(value: Any) -> float | None:

@@ -850,13 +850,17 @@ def report(
 
 
 def _loaded(paths: Sequence[Path], progress: Callable[[float], None]) -> "Iterator[tuple[Path, Record]]":
-    """Read files, and those of folders, where what is no whole run is left out, and that said."""
-    from cnnprof import reporting
+    """Read files, and those of folders; in folders, a file that is no whole run is left out with a complaint."""
+    from cnnprof import benchmarked, reporting
+    from cnnprof.records import Benchmarks
 
     files = [(path, file) for path in paths for file in _saved(path)]
     for number, (path, file) in enumerate(files, 1):
         try:
-            yield file, reporting.load(file)
+            record = reporting.load(file)
+            for sentence in benchmarked.left_out(record) if isinstance(record, Benchmarks) else ():
+                _complain(sentence, 0)
+            yield file, record
         except UsageError as error:
             if file == path:
                 raise

@@ -17,7 +17,7 @@ from cnnprof.comparison import benchmarks, limits
 from cnnprof.comparison.doubts import GROWS
 from cnnprof.comparison.growth import text as growth_text
 from cnnprof.errors import UsageError
-from cnnprof.records import Benchmark, Gate, Mode
+from cnnprof.records import Benchmark, Benchmarks, Gate, Mode
 
 if TYPE_CHECKING:
     from cnnprof.subjects import Loss, Model
@@ -80,6 +80,7 @@ class Session:
                     raise
                 continue  # of an older release, say
             source = re.sub("([0-9a-f]{12})[0-9a-f]{28}", r"\1", Path(path).stem)  # as git shortens a revision
+            self.said += benchmarked.left_out(Benchmarks((run,)))
             for timed in run.benchmarks:
                 if timed.found and timed.test not in self.stored:
                     self.stored[timed.test], self.source[timed.test] = timed.found, source

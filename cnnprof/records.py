@@ -1593,7 +1593,9 @@ class Benchmarked:
     """Third quartile less first."""
     rounds: int
     found: Benchmark | None = None
-    """None where it was no model of ours that was timed."""
+    """None where no model of ours was timed, or it cannot be read."""
+    left_out: str = ""
+    """Why it cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,16 @@ from cnnprof import records
 from cnnprof.errors import UsageError, first_line
 
 VERSION = 1
+
+
+class NotWholeError(UsageError):
+    """A document of a known schema in which something is missing, or is no value of its kind."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.reason = reason
+
+
 KINDS: dict[str, type[records.Record]] = {
     "analysis": records.Analysis,
     "comparison": records.Comparison,
@@ -84,7 +94,10 @@ def from_document(document: Any, source: str = "the document") -> records.Record
 
 
 def part_of(document: Any, source: str) -> records.Benchmark:
-    """Turn what stands in a document of others back into its record. Raises UsageError as `from_document` does."""
+    """Turn a part of another program's document back into its record.
+
+    Raises UsageError as `from_document` does, and NotWholeError where the schema is known.
+    """
     return typing.cast(records.Benchmark, _from_document(document, source, PARTS))
 
 
@@ -101,7 +114,7 @@ def _from_document(document: Any, source: str, kinds: Mapping[str, type]) -> obj
     try:
         return _build(kinds[kind], document)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{source}: not a whole cnnprof.{kind}/{VERSION} document: {first_line(error)}") from None
+        raise NotWholeError(source, f"not a whole cnnprof.{kind}/{VERSION} document: {first_line(error)}") from None
 
 
 _OTHERS: tuple[tuple[str, set[str], str, set[str]], ...] = (

@@ -243,6 +243,23 @@ def test_one_number_that_is_none_does_not_lose_a_run(typed, tmp_path, encoding):
     assert row(table, "test_sum")["median, ms"] == "1.00"
 
 
+def test_a_model_of_ours_with_a_number_that_is_none_is_left_out_alone(typed, tmp_path):
+    odd = entry("test_net", 0.004, model(1000, 5000, 0.004))
+    odd["extra_info"]["cnnprof"]["reference"]["times_s"][0] = float("nan")
+    saved(tmp_path, document(1, odd, entry("test_same", 0.005, model(1000, 5000, 0.005))))
+    code, _, err = typed("report", tmp_path / "0001_run.json", "-o", tmp_path / "all.json")
+    said = "times_s is nan, not a finite number: its model is left out, its times are kept"
+    assert (code, err.count("\n")) == (0, 1)
+    assert "0001_run.json, tests/test_it.py::test_net" in err
+    assert said in err
+    record = store.read(tmp_path / "all.json")
+    table = benchmarks.table(record)
+    assert (row(table, "test_net")["median, ms"], row(table, "test_net")["parameters"]) == ("4.00", "-")
+    assert (row(table, "test_same")["median, ms"], row(table, "test_same")["parameters"]) == ("5.00", "1,000")
+    assert said in " ".join(benchmarks.sentences(record))
+    assert str(tmp_path) not in store.to_json(record)
+
+
 def test_a_median_that_is_no_number_is_not_drawn():
     runs = [document(day, entry("test_sum", each)) for day, each in ((1, 1e-3), (2, float("inf")), (3, 2e-3))]
     record = together([Benchmarks((benchmarked.run_of(each, f"{day}.json"),)) for day, each in enumerate(runs)])

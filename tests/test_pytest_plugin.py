@@ -387,6 +387,15 @@ def test_a_stored_run_of_another_schema_is_refused_in_one_line(suite):
     assert "cnnprof.benchmark/9 is not of this cnnprof" in result.stderr.str()
 
 
+def test_a_stored_model_that_cannot_be_read_is_told(suite):
+    suite.was_stored(lambda found: found["reference"].update(times_s=[float("nan")]))
+    result = suite("--cnnprof-fail-on=params:0%")
+    assert result.ret == 0
+    text = " ".join(result.stdout.str().split())
+    assert "times_s is nan, not a finite number: its model is left out, its times are kept" in text
+    assert "no stored run holds these models" in text
+
+
 def test_a_limit_on_layers_that_are_not_there_is_wrong_usage(suite):
     suite.was_stored()
     result = suite("--cnnprof-fail-on=net.py:net/7/params:0%")

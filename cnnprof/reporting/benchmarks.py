@@ -162,7 +162,7 @@ def _when(points: Sequence[Point]) -> list[str]:
 
 
 def sentences(record: Benchmarks) -> tuple[str, ...]:
-    """Say how many models there are among the tests, and where their parameters or MACs changed."""
+    """Say how many models there are among the tests, where their parameters or MACs changed, and what is left out."""
     tests = last(record)
     models = sum(point.timed.found is not None for point in tests)
     of = "Every test times" if models == len(tests) else f"{models} of {units.plural(len(tests), 'test')} time"
@@ -177,7 +177,8 @@ def sentences(record: Benchmarks) -> tuple[str, ...]:
     found = {point.name: point.timed.found for point in tests if point.timed.found}
     told = [*(f"{test}: {growth_text(grown)}." for test, grown in growing(found)), *told]
     earlier = (f"The tables below have {units.plural(more, 'earlier change')}.",) if more > 0 else ()
-    return (said, *told, *earlier)
+    left_out = (f"{sentence}." for sentence in benchmarked.left_out(record))
+    return (said, *told, *earlier, *left_out)
 
 
 _MOST_STEPS = 6
