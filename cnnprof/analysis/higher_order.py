@@ -107,7 +107,7 @@ def _value(condition: Any) -> bool | None:
     """Return the truth of a condition; None where it is a tensor without values."""
     try:
         return bool(condition)
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:  # NotImplementedError too
         return None
 
 

@@ -93,9 +93,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        if self._convolutions is not None and not self._parts:
-            self._convolutions.remove()
+        try:
+            super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        finally:
+            if self._convolutions is not None and not self._parts:
+                self._convolutions.remove()
 
     supports_higher_order_operators = True
 

@@ -203,8 +203,10 @@ def _called(network: nn.Module, images: Tensor) -> list[str]:
         norm.register_forward_pre_hook(lambda module, inputs, path=path: called.append(path))
         for path, norm in _norms(network)
     ]
-    with torch.no_grad():
-        network(images)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return called
