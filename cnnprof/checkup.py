@@ -58,7 +58,7 @@ def sanity(
             trial, said = _trial(subject, found, data, data_dir, seed, settings.device)
             findings = examine(replace(trial, ends=started + timeout_s), progress, subject.module)
             with RandomState.kept():  # built anew, for lazy layers have no sizes before they are called
-                params = sum(parameter.numel() for parameter in module_tree.parameters(trial.network()))
+                params = module_tree.count_parameters(trial.network())
         except UsageError as error:
             raise UsageError(f"{subject.name}: {error}") from error
         except (Exception, SystemExit) as error:  # a user's model may raise anything

@@ -92,10 +92,8 @@ def asked(
     Raises UsageError for a limit on no model.
     """
     usual = Settings(device="auto") if baseline is None else _here(baseline.settings)
-    size, batch = (
-        options.get("input_size") or usual.input_size,
-        options.get("batch_size", usual.batch_size or BATCH_SIZE),
-    )
+    size = options.get("input_size") or usual.input_size
+    batch = options.get("batch_size", usual.batch_size or BATCH_SIZE)
     given: Any = {name: options.get(name, getattr(usual, name)) for name in _KEPT}
     loss = options.get("loss")
     given["time_s"] = options.get("time")

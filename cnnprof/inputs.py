@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -149,6 +148,11 @@ def reading_of(inputs: Any) -> str:
 _A_LIST = "a list is several arguments, one an item: ([...],) is one"
 
 
+def torch_name(value: torch.dtype | torch.layout) -> str:
+    """torch.float32 -> float32."""
+    return str(value).removeprefix("torch.")
+
+
 def size_of(tensor: torch.Tensor) -> Size:
     """Return a tensor's lengths; of a nested one, whose rows have lengths of their own, those of all rows together."""
     if not tensor.is_nested:
@@ -175,7 +179,7 @@ def is_made_of_others(kind: type) -> bool:
 
 def first_floating(module: nn.Module) -> torch.Tensor:
     """Return the tensor of a module whose device its inputs take; one of float32 where it has none."""
-    tensors = chain(module_tree.parameters(module), module_tree.buffers(module))
+    tensors = module_tree.tensors(module)
     return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
 
@@ -273,7 +277,7 @@ def components(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])  # type: ignore[attr-defined]
         return tuple(part for each in inner for part in components(each))
     if tensor.layout is not torch.strided:
-        raise NotImplementedError(f"tensors that are {str(tensor.layout).removeprefix('torch.')} show no memory")
+        raise NotImplementedError(f"tensors that are {torch_name(tensor.layout)} show no memory")
     return (tensor,)
 
 

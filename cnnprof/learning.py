@@ -451,7 +451,7 @@ def _learner(subject: Subject, seen: Pictures, make_optimizer: optimizers.Maker)
             f"{_mended(subject, seen)}"
         )
     make_optimizer(module)
-    params = sum(parameter.numel() for parameter in module_tree.parameters(module))
+    params = module_tree.count_parameters(module)
     asked = subject.asked[1]
     text = asked.removeprefix(f"{subject.name}=") if isinstance(asked, str) else subject.resolved
     return Learner(subject.name, text, size, params, forward, macs("training"))

@@ -66,7 +66,7 @@ def matched(
 
 def _count(subject: Subject, by: Count) -> int:
     if by == "params":
-        return sum(parameter.numel() for parameter in module_tree.parameters(subject.module))
+        return module_tree.count_parameters(subject.module)
     analysis = counts.analyze(subject.module, subject.shapes(1), model=subject.resolved, with_weights=subject.build)
     return analysis.macs // analysis.images
 

@@ -5,6 +5,7 @@ has an attribute of such a name, or cannot be hashed, breaks or hides what is re
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,3 +42,13 @@ def buffers(module: "nn.Module") -> "Iterator[torch.Tensor]":
     """Yield the buffers of a module's tree, each tensor once."""
     found = (tensor for part in modules(module) for tensor in part._buffers.values() if tensor is not None)
     return iter({id(tensor): tensor for tensor in found}.values())
+
+
+def tensors(module: "nn.Module") -> "Iterator[torch.Tensor]":
+    """Yield the parameters of a module's tree, then its buffers."""
+    return chain(parameters(module), buffers(module))
+
+
+def count_parameters(module: "nn.Module") -> int:
+    """Count the elements of a module's parameters."""
+    return sum(parameter.numel() for parameter in parameters(module))

@@ -24,7 +24,7 @@ from cnnprof.comparison.ratios import contrast, filled
 from cnnprof.comparison.roofline import FLOAT32_BYTES, against_the_roof
 from cnnprof.errors import Interrupted, UsageError, said
 from cnnprof.footprint import saved_by_layer
-from cnnprof.inputs import input_type, tensors_in
+from cnnprof.inputs import input_type, tensors_in, torch_name
 from cnnprof.matching import matched
 from cnnprof.measurement import latency, memory, operators
 from cnnprof.measurement.field import effective_field
@@ -434,7 +434,7 @@ def _against_the_roof(bench: Workbench, subject: Subject, where: TimeByLayer, he
     roofs = peaks(dataclasses.replace(here, threads=torch.get_num_threads()))
     analysis = analyzed(subject, own.images)
     element_bytes = FLOAT32_BYTES * dtype.itemsize // counted.itemsize
-    return against_the_roof(analysis, where.layers, roofs, str(dtype).removeprefix("torch."), element_bytes)
+    return against_the_roof(analysis, where.layers, roofs, torch_name(dtype), element_bytes)
 
 
 def _holds_nan(result: Any) -> bool:

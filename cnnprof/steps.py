@@ -14,7 +14,7 @@ from torch import nn
 from cnnprof import module_tree, optimizers
 from cnnprof.errors import UsageError
 from cnnprof.gradients import GradientCheck, GradientMode, gradient_mode, strictest
-from cnnprof.inputs import Inputs, floating_types, tensors_in
+from cnnprof.inputs import Inputs, floating_types, tensors_in, torch_name
 from cnnprof.records import OWN_TYPE, Mode, Settings
 
 Loss = Callable[[Any], torch.Tensor]
@@ -59,7 +59,7 @@ def prepare(
     """
     dtype = asked_type(settings)
     _move(module, torch.device(settings.device))
-    for tensor in chain(module_tree.parameters(module), module_tree.buffers(module)):
+    for tensor in module_tree.tensors(module):
         if dtype is not None and tensor.is_floating_point():  # Module.to(dtype) would make complex ones real
             tensor.data = tensor.data.to(dtype)
     inputs = inputs.to(settings.device, dtype)
@@ -82,12 +82,12 @@ def type_name(module: nn.Module, settings: Settings) -> str:
     asked = asked_type(settings)
     types = floating_types(module)
     found = types if asked is None else [asked if dtype.is_floating_point else dtype for dtype in types]
-    return " and ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in found))
+    return " and ".join(dict.fromkeys(map(torch_name, found)))
 
 
 def _move(module: nn.Module, device: torch.device) -> None:
     """Move a module, unless it is there: one that has attributes of torch's own names may not bear it."""
-    standing = chain(module_tree.parameters(module), module_tree.buffers(module))
+    standing = module_tree.tensors(module)
     if device.type != "cpu" or any(tensor.device != device for tensor in standing):
         module.to(device)
 
@@ -160,7 +160,7 @@ def _forward(
             return called(*inputs.args, **inputs.kwargs)
 
     def standing() -> Iterator[torch.Tensor]:
-        return chain(module_tree.parameters(module), module_tree.buffers(module), inputs.tensors())
+        return chain(module_tree.tensors(module), inputs.tensors())
 
     return Step(forward, module, standing, lambda: None, compiled=settings.compile, device=settings.device)
 
@@ -204,7 +204,7 @@ def _training_step(
 
     def standing() -> Iterator[torch.Tensor]:
         labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
-        own = chain(module_tree.parameters(module), module_tree.buffers(module))
+        own = module_tree.tensors(module)
         return chain(own, inputs.tensors(), tensors_in(dict(optimizer.state)), labels)
 
     return Step(

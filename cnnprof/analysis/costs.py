@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cnnprof.analysis import packed
+from cnnprof.inputs import SPARSE
 
 Formula = Callable[[tuple[Any, ...], Any], int | None]
 """Takes an operator's arguments and its output; gives products of elements, None where they depend on lost values."""
@@ -59,7 +60,7 @@ def deformed_weight_gradient(args: tuple[Any, ...], output: Any) -> int:
 def mm(args: tuple[Any, ...], output: Any) -> int | None:
     """(n, k) @ (k, m): each of the n·m outputs sums k products; in a batch, as often."""
     left, right = args[0], args[1]
-    if not {left.layout, getattr(right, "layout", torch.strided)} & SPARSE:
+    if SPARSE.keys().isdisjoint({left.layout, getattr(right, "layout", torch.strided)}):
         return dense_mm(args, output)
     return _sparse_mm(left, right)
 
@@ -88,9 +89,6 @@ def _length(rows: Any) -> int:
 def dense_added_mm(args: tuple[Any, ...], output: Any) -> int:
     """Like dense_mm, after the summand."""
     return dense_mm(args[1:], output)
-
-
-SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
 
 
 def _sparse_mm(left: Any, right: Any) -> int | None:

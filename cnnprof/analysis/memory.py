@@ -49,6 +49,7 @@ from cnnprof.inputs import (
     made_again,
     reach,
     tensors_in,
+    torch_name,
 )
 from cnnprof.records import (
     CATEGORIES,
@@ -137,10 +138,7 @@ def followed(
     Calls of the operators that are `listed` are kept, for whoever can tell what their kernels take for themselves.
     Raises Unpredictable where the step needs values, and UsageError where the network refuses its input.
     """
-
-    def follow(gradients: GradientMode) -> Course:
-        return _followed(module, inputs, mode, settings, loss, make_optimizer, listed, gradients)
-
+    follow = partial(_followed, module, inputs, mode, settings, loss, make_optimizer, listed)
     return follow("enable_grad") if mode == "training" else strictest(follow, UsageError)
 
 
@@ -404,7 +402,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, tensor: torch.Tensor, operator: str, path: str) -> None:
         if tensor.layout is not torch.strided and operator:  # how many values it has is not known
-            self.not_seen.add(f"tensors that are {str(tensor.layout).removeprefix('torch.')}")
+            self.not_seen.add(f"tensors that are {torch_name(tensor.layout)}")
             return
         for part in components(tensor):
             self._note_storage(part, operator, path)
@@ -413,7 +411,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._living:
-            dtype = str(tensor.dtype).removeprefix("torch.")
+            dtype = torch_name(tensor.dtype)
             size = -(-storage.nbytes() // self._rounded_to) * self._rounded_to
             block = Block(size, tuple(tensor.shape), dtype, path, operator, len(self._paths))
             self._living[key] = block
@@ -512,7 +510,7 @@ def _is_sparse(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is not torch.strided
 
 
-_PARTS = ("values", "indices", "_values", "_indices", "crow_indices", "col_indices")
+_PARTS = (*chain.from_iterable(SPARSE.values()), "indices")
 _SHOW_ALL = frozenset(f"aten::{name}" for name in (*_PARTS, "is_coalesced", "t", "detach"))
 """Operators on sparse tensors that take nothing for themselves; others convert indices, or work on dense copies."""
 
@@ -589,7 +587,7 @@ def _laid(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided:
             return None
-        dtype = str(value.dtype).removeprefix("torch.")
+        dtype = torch_name(value.dtype)
         return Laid(tuple(value.shape), tuple(value.stride()), dtype, value.element_size())
     return tuple(map(_laid, value)) if isinstance(value, list | tuple) else value
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -25,7 +26,7 @@ from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.structure import Flow
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
-from cnnprof.inputs import Inputs, common_type, first_floating, made_again, size_of, tensors_in
+from cnnprof.inputs import SPARSE, Inputs, common_type, first_floating, made_again, size_of, tensors_in
 from cnnprof.records import Mode, Rung, Size
 
 RUNGS: tuple[Rung, ...] = ("meta", "fake", "cpu")
@@ -108,10 +109,7 @@ def climbed(
     `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors. In inference
     the pass has the strictest gradient mode that the network bears.
     """
-
-    def climb(gradients: GradientMode) -> Trace:
-        return _first_that_holds(module, inputs, mode, with_weights, rungs, remember, keep_calls, gradients)
-
+    climb = partial(_first_that_holds, module, inputs, mode, with_weights, rungs, remember, keep_calls)
     return climb("enable_grad") if mode == "training" else strictest(climb, Refused)
 
 
@@ -172,7 +170,7 @@ def traced(
         walk = _Walk(shadow, rows := _rows(shadow), flow)
         walk.enter_modules()
         listener = walk.heard_in_training if training else walk.kept if keep_calls else walk.heard
-        tensors = chain(fed.tensors(), module_tree.parameters(shadow.root), module_tree.buffers(shadow.root))
+        tensors = chain(fed.tensors(), module_tree.tensors(shadow.root))
         watch = Watch(listener, remember and rung == "meta" and not keep_calls, tensors)
         output = walk.run(fed, watch, training, gradients)
     _own_parameters(shadow, rows)
@@ -203,7 +201,7 @@ def _fake_tensors() -> Iterator[shadows.StandIn]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.layout in costs.SPARSE:
+        if tensor.layout in SPARSE:
             raise TypeError("what a sparse tensor stores is not told by its shape")
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
 
@@ -309,7 +307,7 @@ class _Walk:
         """Run the pass, in training also backward from every output that has a gradient; return its output."""
         self._gradients = gradients
         if training:
-            own = chain(module_tree.parameters(self._shadow.root), module_tree.buffers(self._shadow.root))
+            own = module_tree.tensors(self._shadow.root)
             self._weights = {_storage(tensor): tensor for tensor in own}
         functions = HigherOrderMode(self.doubted.append, self._macs_of)
         with self._named_failures(), undisturbed(gradients), on_any_device(), watch, functions:

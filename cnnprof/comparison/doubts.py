@@ -59,16 +59,21 @@ def starved_share(candidates: Sequence[Candidate]) -> float | None:
     return 1 - median(known) if known else None
 
 
+def cpu_hint(machine: Machine, settings: Settings) -> str:
+    """Say how a process gets its CPUs: by fewer threads where it has several."""
+    return "close other programs" + ("" if 1 in (settings.threads, machine.threads) else " or --threads 1")
+
+
 def _about_the_machine(machine: Machine, settings: Settings, candidates: Sequence[Candidate]) -> Iterator[Doubt]:
     share = starved_share(candidates)
-    hint = "close other programs" + ("" if 1 in (settings.threads, machine.threads) else " or --threads 1")
     if share is not None:
-        yield Doubt("latency", f"this process got {units.percent(share, 0)} % of its CPUs", hint)
+        said = f"this process got {units.percent(share, 0)} % of its CPUs"
+        yield Doubt("latency", said, cpu_hint(machine, settings))
     elif machine.load is not None and machine.logical_cores and machine.load > machine.logical_cores:
         yield Doubt(
             "latency",
             f"the machine was busy before: load {machine.load:.1f}, {units.plural(machine.logical_cores, 'core')}",
-            hint,
+            cpu_hint(machine, settings),
         )
     threads = max([machine.threads, *(candidate.settings.threads or 0 for candidate in candidates)])
     usable = machine.usable_cores or machine.logical_cores

@@ -397,9 +397,7 @@ _AS_ASKED = ("aten::linalg_", "aten::_linalg_")
 
 def takes_memory(func: Any, args: Sequence[Any]) -> bool:
     """Say whether a call is to be asked about: all but those that are known to take their outputs alone."""
-    if (
-        torch.Tag.pointwise in func.tags
-    ):  # what is not of the common type is converted (aten/src/ATen/TensorIterator.cpp)
+    if torch.Tag.pointwise in func.tags:  # operands of other types are converted (aten/src/ATen/TensorIterator.cpp)
         return len({value.dtype for value in args if isinstance(value, torch.Tensor) and value.ndim}) > 1
     return _takes_memory(func)
 

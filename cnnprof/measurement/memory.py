@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import torch
 
-from cnnprof.inputs import components
+from cnnprof.inputs import components, torch_name
 from cnnprof.records import Memory
 from cnnprof.steps import Step
 
@@ -23,7 +23,7 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> dict[int, int]:
 
 def not_shown(tensors: Iterable[torch.Tensor]) -> tuple[str, ...]:
     """Name the layouts of tensors whose storages cannot be summed."""
-    layouts = (str(tensor.layout).removeprefix("torch.") for tensor in tensors if not _shown(tensor))
+    layouts = (torch_name(tensor.layout) for tensor in tensors if not _shown(tensor))
     return tuple(dict.fromkeys(layouts))
 
 

@@ -2,7 +2,7 @@
 
 from cnnprof import units
 from cnnprof.records import Category, HeldTensor, MemoryProfile, Predicted, Scenario
-from cnnprof.reporting.tables import BARS, Table
+from cnnprof.reporting.tables import BARS, Table, input_text
 
 _ROWS: tuple[tuple[str, tuple[Category, ...]], ...] = (
     ("weights", ("parameters",)),
@@ -22,7 +22,7 @@ def title(profile: MemoryProfile) -> str:
 def header(profile: MemoryProfile) -> str:
     """torchvision:resnet50 · 3x224x224 · batch 64 · float32 · cpu · predicted, nothing was run."""
     settings = profile.settings
-    size = units.size(profile.input_size) if profile.input_size else "its own inputs"
+    size = input_text(profile.input_size)
     said = {
         f"batch {profile.batch_size}": profile.batch_size is not None,
         profile.dtype or settings.dtype: True,

@@ -102,7 +102,7 @@ def title(run: Run) -> str:
 def header(run: Run) -> str:
     """256x56x56 · batch 8 · float32 · cpu, 2 threads (CPU share 1.00) · torch 2.14.1."""
     settings, machine = run.settings, run.machine
-    sizes = dict.fromkeys(_size(profile.analysis) for profile in run.profiles if profile.analysis)
+    sizes = dict.fromkeys(input_text(profile.analysis.input_size) for profile in run.profiles if profile.analysis)
     device = f"{machine.device} ({machine.device_name})" if machine.device_name else machine.device
     share = cpu_share(run)
     models = any(p.analysis for p in run.profiles)
@@ -116,8 +116,9 @@ def header(run: Run) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _size(analysis: Analysis) -> str:
-    return units.size(analysis.input_size) if analysis.input_size else "its own inputs"
+def input_text(size: Size | None) -> str:
+    """256x56x56, or that a model brings inputs of its own."""
+    return units.size(size) if size else "its own inputs"
 
 
 def batch_sizes(run: Run) -> tuple[int, ...]:
@@ -316,7 +317,7 @@ def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
         return f"- inconclusive: {whose} with each call"
     share = doubting.starved_share(run.profiles)
     if ratio.ratio is None:
-        hint = "close other programs" + ("" if 1 in (run.settings.threads, run.machine.threads) else " or --threads 1")
+        hint = doubting.cpu_hint(run.machine, run.settings)
         got = f"this process got {units.percent(share, 0)} % of its CPUs; {hint}"
         reason = got if share is not None else "no sessions yet"
         return f"- inconclusive: {reason}" if ratio.sessions or share is not None else units.UNKNOWN
@@ -1059,7 +1060,7 @@ def counted(count: str, noun: str) -> str:
 def analysis_header(analysis: Analysis) -> str:
     """256x56x56 · batch 8 · nothing was run."""
     batch = [f"batch {analysis.batch_size}"] if analysis.batch_size else []
-    return " · ".join((_size(analysis), *batch, how(analysis)))
+    return " · ".join((input_text(analysis.input_size), *batch, how(analysis)))
 
 
 def how(analysis: Analysis) -> str:

@@ -307,7 +307,7 @@ def working(record: Analysis) -> Iterable[RenderableType]:
 
 def analysis(record: Analysis, depth: int, sort: str | None, explain: bool, show_work: bool = False) -> RenderableType:
     """The tree of layers, its working if asked for, and what was not counted."""
-    size = units.size(record.input_size) if record.input_size else "its own inputs"
+    size = tables.input_text(record.input_size)
     batch = f" · batch {record.batch_size}" if record.images != 1 else ""
     how = tables.how(record)
     flops = tables.counted(units.count(record.flops / record.images), "FLOPs")

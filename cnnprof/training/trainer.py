@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cnnprof import units
 from cnnprof.errors import NotFiniteError, UsageError, checked_count, first_line
-from cnnprof.inputs import common_type
+from cnnprof.inputs import common_type, torch_name
 from cnnprof.records import FitResult
 from cnnprof.training import checkpoints as files
 from cnnprof.training.progress import Tick, bar
@@ -395,7 +395,7 @@ def _told(value: Any) -> str:
         return f"{type(value).__name__} of {', '.join(f'{name!r}: {_told(part)}' for name, part in value.items())}"
     if isinstance(value, tuple | list):
         return f"{type(value).__name__} of {', '.join(map(_told, value[:4]))}{', ...' * (len(value) > 4)}"
-    shape = [tuple(value.shape), str(value.dtype).removeprefix("torch.")] if hasattr(value, "dtype") else []
+    shape = [tuple(value.shape), torch_name(value.dtype)] if hasattr(value, "dtype") else []
     return " ".join(map(str, (type(value).__name__, *shape)))
 
 
