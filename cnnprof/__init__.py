@@ -20,8 +20,9 @@ compared with a baseline; a comparison is reported. The rooms, in the order in w
     cli           arguments, screen, exit codes
 
 Below them lie records (the nouns), steps (the calls that are measured and predicted), units, statistics, store (JSON),
-machine, inputs, gradients, recursion, optimizers, origin, revisions and remote (another process), configuration, calls
-and errors. Public names load when they are first used, so that `cnnprof --help` need not wait for torch.
+machine, inputs, module_tree, gradients, recursion, optimizers, origin, revisions and remote (another process),
+configuration, calls and errors. Public names load when they are first used, so that `cnnprof --help` need not wait for
+torch.
 """
 
 import lazy_loader

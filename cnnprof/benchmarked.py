@@ -76,7 +76,7 @@ def left_out(record: Benchmarks) -> Iterator[str]:
 
 
 def _seconds(value: Any) -> float | None:
-    """Read a time; None for what is no number, as a clock of the user's own may give."""
+    """Read a time; None where it is not finite, as a clock of the user's own may make it."""
     return seconds if math.isfinite(seconds := float(value)) else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from cnnprof.errors import UsageError
 
 MOST_ITEMS = 10_000
-"""In the lists and tuples of one value, however deep: what is repeated may be repeated again."""
+"""In the lists and tuples of one value, however deep: a repeated list may be repeated again."""
 MOST_BITS = 64
 """Of a whole number that arithmetic makes."""
 
@@ -25,7 +25,7 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 
 
 def literals(text: str, arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Read the arguments of a call; `text` is the whole that was given. Raises UsageError for what is not taken."""
+    """Read the arguments of a call; `text` is the whole that was given. Raises UsageError for anything else."""
     try:
         call = ast.parse(f"f({arguments})", mode="eval").body
         if (
@@ -45,7 +45,7 @@ def literals(text: str, arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]
 
 
 def literal(text: str) -> Any:
-    """Read one value as it stands in a call; what is none is a string."""
+    """Read one value as it stands in a call; any other text stays a string."""
     try:
         return _value(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
@@ -57,11 +57,11 @@ def _reason(error: Exception) -> str:
 
 
 class _TooLargeError(ValueError):
-    """A value that would eat memory or time."""
+    """A value that would take too much memory or time."""
 
 
 def _value(node: ast.expr) -> Any:
-    """Work out an expression, part by part. Raises ValueError for what is not taken."""
+    """Work out an expression, part by part. Raises ValueError for one that is not taken."""
     match node:
         case ast.List(elts=items):
             return _check_size([_value(item) for item in items])

@@ -1,8 +1,8 @@
 """The command line: reads arguments, shows the screen, sets the exit code. Nothing here computes.
 
 Exit codes: 0 it finished; 1 a failed check (gate, verify, sanity, --strict) or a loss that became NaN (train); 2 wrong
-usage or unusable input; 3 a gate or verify that is inconclusive; 130 Ctrl-C. torch is imported by the commands that
-need it, when they run.
+usage or unusable input; 3 a gate, verify or sanity that is inconclusive; 130 Ctrl-C. torch is imported by the commands
+that need it, when they run.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ Batch = Annotated[int, typer.Option("-b", "--batch-size", help="Images in a batc
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 ModeOption = Annotated[str | None, typer.Option("--mode", help="inference or training; both by default.")]
 Dtype = Annotated[
-    str, typer.Option("--dtype", "--precision", help="float32, bfloat16, float16 or float64; the model's own.")
+    str, typer.Option("--dtype", "--precision", help="float32, bfloat16, float16, float64, or own: the model's types.")
 ]
 Amp = Annotated[bool, typer.Option("--amp", help="Autocast to bfloat16.")]
 ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Lay images and weights out with channels last.")]
@@ -717,7 +717,9 @@ def doctor(
 @app.command()
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE.py", help="Your own code: it is imported, and so runs.")],
-    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Until it is ended.")] = 120.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Ends it; what is left is inconclusive.")
+    ] = 120.0,
     output: Output = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -753,7 +755,9 @@ def sanity(
     seed: Seed = 42,
     loss: Loss = None,
     threads: Threads = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Until no more is asked.")] = 1800.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Ends it; what is left is inconclusive.")
+    ] = 1800.0,
     output: Output = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -278,7 +278,7 @@ def saved_by_layer(subject: Subject, settings: Settings) -> tuple[LayerMemory, .
 
 
 class _StoppedError(Exception):
-    """What was done when a measurement stopped; the cause is what was raised."""
+    """A measurement stopped, and while doing what; the cause is the error."""
 
 
 @contextmanager
@@ -321,7 +321,7 @@ def _on_cuda(step: steps.Step, batch_size: int | None) -> MeasuredMemory:
 
 
 def _with_process(measured: MeasuredMemory, question: _Question) -> tuple[MeasuredMemory, list[Doubt]]:
-    """Add what a process of its own had resident, where the model can be sent to one."""
+    """Add the resident memory of a process of its own, where the model can be sent to one."""
     if not isinstance(question.optimizer, str):
         return measured, []
     job = (question.subject.asked, question.mode, question.settings, question.asked_loss, question.optimizer)

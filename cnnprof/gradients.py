@@ -1,4 +1,4 @@
-"""Gradient modes of a forward pass in inference: the strictest of torch's that a network bears.
+"""Gradient modes of a forward pass in inference: the strictest of torch's in which a network runs.
 
 Force fields, physics-informed networks, energy models and MAML differentiate inside forward. torch.inference_mode()
 refuses that, or has torch.autograd.functional return zeros without a word.
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Differentiates(BaseException):  # no error; networks that catch Exception let it pass
-    """The network turned gradients on where there are none to be had."""
+    """The network turned gradients on, which inference mode has none of."""
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def gradient_mode(mode: GradientMode) -> Iterator[None]:
 
 
 def strictest(run: Callable[[GradientMode], T], refusal: type[Exception] | tuple[type[Exception], ...]) -> T:
-    """Return what a pass returns in the strictest mode that it bears. Raises what the least strict one raises.
+    """Return a pass's result in the strictest mode in which it runs. Raises the error of the least strict one.
 
     Args:
         run: Makes the pass; raises Differentiates where the network turned gradients on in inference mode.

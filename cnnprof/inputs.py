@@ -263,7 +263,7 @@ SPARSE: Mapping[torch.layout, tuple[str, ...]] = {
     torch.sparse_csc: _BY_COLUMNS,
     torch.sparse_bsc: _BY_COLUMNS,
 }
-"""What sparse tensors are made of, by layout."""
+"""Methods that return the component tensors of a sparse tensor, by layout."""
 
 
 def components(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -330,7 +330,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 def _attributes(value: Any) -> Mapping[str, Any]:
-    """Return what an object that is neither a module nor a class holds, by name."""
+    """Return the attributes of an object that is neither a module nor a class, by name."""
     if isinstance(value, nn.Module | type):
         return {}
     if dataclasses.is_dataclass(value):

@@ -289,7 +289,7 @@ class Experiment:
         )
 
     def _trial(self, subject: Subject) -> Trial:
-        """Pass the first batch through what has learned nothing."""
+        """Put a model that has learned nothing to the first batch."""
         (first, *_) = batches(self.pictures[subject.name], "train", self.config.batch_size, device=self.config.device)
         return Trial(subject.build, [first], seed=self.config.seeds[0], device=self.config.device)
 
@@ -301,7 +301,7 @@ class Experiment:
             return Depth(subject.name, ())
 
     def _unregistered(self, subject: Subject) -> Iterator[Doubt]:
-        """Doubt what a model learns whose weights are not all parameters."""
+        """Doubt the results of a model whose weights are not all parameters."""
         try:
             found, hint = unregistered_weights(self._trial(subject), subject.module)
         except (Exception, SystemExit):  # noqa: BLE001  # a model may raise anything; its own training will say so

@@ -236,7 +236,7 @@ class Analysis(Shown):
 
     @property
     def images(self) -> int:
-        """What figures of an image divide by; 1 where the batch is not known: then they are of the call."""
+        """The divisor of figures per image; 1 where the batch is not known: then they are of the call."""
         return self.batch_size or 1
 
     @property
@@ -486,7 +486,7 @@ class Kernel:
     """Of the new memory that it returned, where that was seen."""
 
     def mapped(self, change: Callable[[Laid], Laid]) -> "Kernel":
-        """Return the call with other tensors; what it returns of theirs is not known."""
+        """Return the call with other tensors, whose outputs are not known."""
         arguments, named = _laid_mapped(self.arguments, change), _laid_mapped(self.named, change)
         return replace(self, arguments=arguments, named=named, outputs_bytes=None)
 
@@ -798,7 +798,7 @@ class Candidate:
     """The types of its parameters while it is measured: float32 and bfloat16."""
 
     def measured_with(self, settings: "Settings") -> "Settings":
-        """Return what it was measured with in a run: its own settings before the run's, its types by name."""
+        """Return the settings that it was measured with in a run: its own before the run's, its types by name."""
         own = settings.of(self.settings)
         return replace(own, dtype=self.dtype or (own.dtype if own.dtype != OWN_TYPE else DEFAULT_TYPE))
 
@@ -916,11 +916,11 @@ class Machine:
 
 
 BATCH_SIZE = 8
-"""Of what is measured, where none is asked for."""
+"""Of measurements, where none is asked for."""
 OWN_TYPE = "own"
 """The types that a model has."""
 DEFAULT_TYPE = "float32"
-"""What torch makes where nothing else is asked for."""
+"""The type of the tensors that torch makes by default."""
 
 
 @dataclass(frozen=True)
@@ -1274,7 +1274,7 @@ class Verification(Shown):
     torch: str
     checks: tuple[Check, ...]
     failure: str | None = None
-    """For what time was not enough, so that it is inconclusive; what had been checked by then is kept."""
+    """The part that time was too short for, so that it is inconclusive; earlier checks are kept."""
 
     @property
     def passed(self) -> bool:
@@ -1588,7 +1588,7 @@ class Benchmarked:
     test: str
     """With its file: tests/test_speed.py::test_forward[resnet18]."""
     median_s: float | None
-    """None, as the next, where what is stored is no number."""
+    """None, like `iqr_s`, where the stored number is not finite."""
     iqr_s: float | None
     """Third quartile less first."""
     rounds: int

@@ -14,7 +14,7 @@ _entered, _limit = 0, sys.getrecursionlimit()
 
 @contextmanager
 def deep_recursion() -> Iterator[None]:
-    """Raise Python's recursion limit for what walks through a module's tree, once however often it is entered."""
+    """Raise Python's recursion limit for walks through a module's tree, once however often it is entered."""
     global _entered, _limit
     with _lock:
         if not _entered:

@@ -82,7 +82,7 @@ class Subject:
         return Inputs.random(self.input_size, batch_size, seed, input_type(self.module))
 
     def shapes(self, batch_size: int) -> Inputs:
-        """Return what it is fed where shapes alone are looked at."""
+        """Return its inputs where shapes alone matter."""
         if self.own_inputs is not None:
             return self.own_inputs
         assert self.input_size is not None
@@ -134,7 +134,7 @@ def subject_of(
 
 @contextmanager
 def inputs_explained(subject: Subject) -> Iterator[None]:
-    """Add to what a network raises how its inputs were read."""
+    """Add to a network's error how its inputs were read."""
     try:
         yield
     except UsageError as error:
@@ -146,7 +146,7 @@ def inputs_explained(subject: Subject) -> Iterator[None]:
 def _made_anew(found: catalog.NamedModel) -> nn.Module:
     """Build a model; where that raises, as its __deepcopy__ or a lock does, the one at hand is copied.
 
-    What is neither module nor tensor is shared then.
+    Attributes that are neither modules nor tensors are shared then.
     """
     try:
         return found.build()

@@ -1,6 +1,6 @@
 """The fused inference path of torch.nn's attention layers, taken apart into the operators that its kernels call.
 
-Fake tensors have no rule for nested tensors, and none for what these kernels take while they run. The CPU's order of
+Fake tensors have no rule for nested tensors, and none for the workspaces of these kernels. The CPU's order of
 allocations and releases is that of aten/src/ATen/native/transformers/{attention,transformer}.cpp and of
 aten/src/ATen/native/nested/NestedTensorMath.cpp. A batch with padding masked is a nested tensor there: its sequences
 lie one behind another.
@@ -54,7 +54,7 @@ OF_MASKS: Mapping[Any, Callable[[Tensor], Any]] = {
     torch.ops.aten._nested_tensor_from_mask_left_aligned.default: is_left_aligned,
     torch.ops.aten._nested_tensor_from_mask.default: lambda mask: mask.sum(1).tolist(),
 }
-"""What operators ask of the values of a mask (N, length), their second argument: an answer, or sequences' lengths."""
+"""Functions of a mask (N, length), the second argument of these operators: a truth, or the sequences' lengths."""
 
 
 def nested(sequences: Tensor, lengths: Sequence[int]) -> Nested:
@@ -187,7 +187,7 @@ def _scores(parts: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _without_padding(sequences: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Select what is no padding, by masks of every element, counted as integers of eight bytes."""
+    """Select all but padding, by a mask of every element, counted in integers of eight bytes."""
     longest, width = sequences.shape[1:]
     ones = (torch.ones(length, width, dtype=torch.bool, device=sequences.device) for length in lengths)
     masks = [F.pad(one, (0, 0, 0, longest - len(one))) for one in ones]
@@ -205,7 +205,7 @@ GRAIN = 32768
 
 
 def taken_apart(attend: Attend | None = None) -> Mapping[Any, Callable[..., Any]]:
-    """Return what stands for the fused operators; on CUDA, with the kernel that attends without a mask."""
+    """Return replacements of the fused operators; on CUDA, with the kernel that attends without a mask."""
     return {
         torch.ops.aten._transformer_encoder_layer_fwd.default: partial(encoder_layer, attend=attend),
         torch.ops.aten._native_multi_head_attention.default: partial(attention, attend=attend),

@@ -107,7 +107,7 @@ TORCH_MACS: Mapping[str, costs.Formula] = {
     "cnnprof::flex_attention": costs.attention,
     "cnnprof::flex_attention_backward": costs.attention_backward,
 }
-"""Half of what torch.utils.flop_counter counts of an operator: by its flop_registry, or of its parts.
+"""Half of an operator's FLOPs in torch.utils.flop_counter: by its flop_registry, or of its parts.
 
 A complex product is one there, a sparse matrix a dense one, and a mask of blocks hides nothing.
 Products that are not here it does not know.

@@ -92,7 +92,7 @@ def dense_added_mm(args: tuple[Any, ...], output: Any) -> int:
 
 
 def _sparse_mm(left: Any, right: Any) -> int | None:
-    """What a sparse matrix stores meets every column (or row) of a dense one; of two sparse ones, equal k meet."""
+    """Count each stored element once for every column (or row) of a dense matrix; of two sparse ones, equal k meet."""
     if right.layout not in SPARSE:
         columns = right.shape[-1] if right.ndim > 1 else 1
         return _times(_stored(left), columns)
@@ -110,7 +110,7 @@ def _times(stored: int | None, vectors: int) -> int | None:
 
 
 def _stored(sparse: Any) -> int | None:
-    """Count what a sparse matrix stores; a stand-in for one stores nothing."""
+    """Count the stored elements of a sparse matrix; None of a stand-in, which stores none."""
     if sparse.is_meta:
         return None
     return int((sparse._values() if sparse.layout is torch.sparse_coo else sparse.values()).numel())

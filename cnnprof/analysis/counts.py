@@ -68,9 +68,9 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def _owned(trace: Trace) -> dict[str, Tensors]:
-    """Return the parameters of every row by their names, and what is packed in place of parameters.
+    """Return the parameters of every row by name, and the packed weights that stand in place of parameters.
 
-    What a module packs that is never called itself belongs to the nearest that is and that holds it.
+    Packed weights of a module that is never called belong to the nearest module above it that is.
     """
     owned: dict[str, Tensors] = {path: row.params for path, row in trace.rows.items()}
     for path, row in trace.rows.items():

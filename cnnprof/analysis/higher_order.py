@@ -1,6 +1,6 @@
 """Higher-order operators, which take functions: cond, while_loop, scan, map and flex_attention as a pass runs them.
 
-torch compiles each on its own, and has no rule for what watches operators. Here their functions run as they are, so
+torch compiles each on its own, and has no rule for modes that watch operators. Here their functions run as they are, so
 that the operators in them are seen, and the modules that call those. Attention becomes one operator that knows how many
 scores it works out.
 """
@@ -18,7 +18,7 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 Doubted = Callable[[str], None]
-"""Takes a sentence on what is not certain."""
+"""Takes a sentence about an uncertain count."""
 MacsOf = Callable[[Callable[[], Any]], int]
 """Tells the MACs of a call that leaves no trace."""
 
@@ -43,7 +43,7 @@ class HigherOrderMode(BaseTorchFunctionMode):
 
 
 def refuse(func: HigherOrderOperator) -> None:
-    """Raise NotImplementedError, in plain words, for what has no rule."""
+    """Raise NotImplementedError for an operator without a rule."""
     raise NotImplementedError(f"torch's higher-order operator {name_of(func)} cannot be followed")
 
 
@@ -119,7 +119,7 @@ def _scan(
     given: Sequence[torch.Tensor],
     more: Sequence[Any] = (),
 ) -> list[Any]:
-    """Combine what is carried with each element in turn."""
+    """Combine the carried state with each element in turn."""
     carried, rows = list(first), []
     for place in range(given[0].shape[0]):
         made = list(combine(*carried, *(each[place] for each in given), *more))
@@ -188,7 +188,7 @@ def _sides(length: int, side: int) -> torch.Tensor:
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Attend densely: what follows depends on values, if at all, as it does without a mask."""
+    """Attend densely: later operators depend on values, if at all, as they do without a mask."""
     made = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
     row = query.new_zeros(query.shape[:-1], dtype=torch.float32)
     return made.contiguous().clone(), row, row.clone()

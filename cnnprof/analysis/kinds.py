@@ -130,7 +130,7 @@ _PRODUCTS = """
     miopen_rnn_backward mkldnn_linear_backward mkldnn_linear_backward_input mkldnn_linear_backward_weights
     mps_convolution_backward mps_convolution_transpose_backward ormqr triangular_solve
 """
-"""Transforms, factorizations and solvers, whose work is their algorithm's; and what only runs on other devices."""
+"""Transforms, factorizations and solvers, whose work is their algorithm's; and operators of other devices alone."""
 
 _PRODUCTS_ELSEWHERE = """
     prims::fft_c2c prims::fft_c2r prims::fft_r2c prims::svd

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Effect:
     products: int = 0
     """Of elements: of complex ones each takes four MACs."""
     torch_macs: int = 0
-    """What torch's FlopCounterMode counts, halved."""
+    """Half of the FLOPs that torch's FlopCounterMode counts."""
     makes_complex: bool = False
     fvcore_flops: int = 0
     fvcore_activations: int = 0
@@ -191,11 +191,9 @@ def _without_products(effect: Effect) -> Effect:
 
 
 def _as_one(parts: Sequence[Effect]) -> list[Effect]:
-    multiply = [place for place, part in enumerate(parts) if part.macs]
-    return [
-        part if place not in multiply else _for_all_three(part) if place == multiply[0] else _without_products(part)
-        for place, part in enumerate(parts)
-    ]
+    """Give the first part that multiplies the products of the whole."""
+    changes = chain([_for_all_three], repeat(_without_products))
+    return [next(changes)(part) if part.macs else part for part in parts]
 
 
 class _ComplexConvolutions(TorchFunctionMode):
@@ -296,7 +294,7 @@ def _effect(name: str, args: Any, output: Output) -> Effect:
 def _torch_macs(
     rule: costs.Formula | None, ours: costs.Formula | None, products: int | None, args: Any, output: Output
 ) -> int:
-    """Return what torch counts, by its own rule or by ours."""
+    """Return torch's count, by its own rule or by ours."""
     if rule is None:
         return 0
     return (products if rule is ours else rule(args, output)) or 0

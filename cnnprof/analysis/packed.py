@@ -36,7 +36,7 @@ def _unpacked(held: Any) -> Mapping[str, torch.Tensor | None]:
 
 
 def of_module(module: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Return what a module itself keeps packed, by attribute and name."""
+    """Return the packed weights in a module's own attributes, by attribute and name."""
     if torch.ScriptObject not in map(type, vars(module).values()):
         return {}
     found = {name: tensors(value) for name, value in vars(module).items() if is_packed(value)}
@@ -61,7 +61,7 @@ def _of_cell(held: Any) -> Mapping[str, torch.Tensor | None]:
 
 
 def _named(tensors: Mapping[str, torch.Tensor | None]) -> Mapping[str, torch.Tensor]:
-    """Leave out what there is none of; a weight that unpacks to float32 is stored in half precision."""
+    """Leave missing tensors out; a weight that unpacks to float32 is stored in half precision."""
     known = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     return {name: tensor.half() if _is_half(name, tensor) else tensor for name, tensor in known.items()}
 

@@ -74,7 +74,7 @@ class Trace:
     unregistered: int
     """Elements of parameters that the pass used and no module has as its own."""
     doubted: tuple[str, ...] = ()
-    """Sentences on what is counted though it depends on values."""
+    """Sentences on counts that depend on values."""
     calls: Sequence[Call] = ()
     """Every operator of the forward pass in its order, where they were asked for."""
     outputs: Sequence[torch.Tensor] = ()
@@ -107,7 +107,7 @@ def climbed(
     """Return the trace of the first rung that holds. Raises Refused, with the last rung's words, where none does.
 
     `with_weights` makes the network anew for a real pass, where `module` itself stands on meta tensors. In inference
-    the pass has the strictest gradient mode that the network bears.
+    the pass has the strictest gradient mode in which the network runs.
     """
     climb = partial(_first_that_holds, module, inputs, mode, with_weights, rungs, remember, keep_calls)
     return climb("enable_grad") if mode == "training" else strictest(climb, Refused)
@@ -282,9 +282,9 @@ class _Walk:
         self._stack = [rows[""]]
         self.calls: list[Call] = []
         self.doubted: list[str] = []
-        """Sentences on what is counted though it depends on values."""
+        """Sentences on counts that depend on values."""
         self._tried: list[Effect] | None = None
-        """What a call does that leaves no trace; None where there is none."""
+        """Effects of a call that leaves no trace; None outside of one."""
         self._gradients: GradientMode = "enable_grad"
         self._hidden = False
         """Whether what runs is part of one operator on the CPU, which fvcore does not see into."""

@@ -1,7 +1,7 @@
-"""Values of small tensors that follow from what a model is given, kept beside tensors without storage.
+"""Values of small tensors that follow from a model's inputs and buffers, kept beside tensors without storage.
 
 A mask or a table of positions decides which way a network goes, or how long a sequence is; it is known where it is an
-input or a buffer, or made of numbers. What has a weight or an image of unknown values in it is not.
+input or a buffer, or made of numbers. A tensor computed from a weight, or from an image without values, is not.
 """
 
 import math
@@ -21,7 +21,7 @@ MOST_BYTES = 64 << 20
 
 
 class Values:
-    """What is known of fake tensors' storages: real ones, into which the same is written."""
+    """Real storages of the fake tensors whose values are known; the same is written into both."""
 
     def __init__(self) -> None:
         self._known: dict[int, torch.Tensor] = {}
@@ -59,7 +59,7 @@ class Values:
         return known.view(value.dtype).as_strided(value.shape, value.stride(), value.storage_offset())
 
     def follow(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
-        """Work out what an operator made, or wrote, where all that it took is known."""
+        """Work out an operator's output, or the values that it wrote, where all its arguments are known."""
         writes = func._schema.is_mutable
         made = output if isinstance(output, torch.Tensor) and not writes else None
         if not writes and (made is None or not self._is_new(made)):
@@ -74,7 +74,7 @@ class Values:
             self._keep(made, found)
 
     def answer(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Do what shapes alone do not tell; NotImplemented where the values are not known."""
+        """Run an operator on values; NotImplemented where they are not known."""
         try:
             found = self._run(func, args, kwargs)
         except _UNKNOWN:
@@ -123,7 +123,7 @@ class Values:
 
 
 _UNKNOWN = (KeyError, RuntimeError, TypeError, ValueError, IndexError)
-"""What is raised where values are missing, or where the real call is refused."""
+"""Raised where values are missing, or where the real call is refused."""
 
 
 def _fills_its_storage(made: torch.Tensor) -> bool:

@@ -381,7 +381,7 @@ def _other_inputs(before: Candidate, now: Candidate) -> str | None:
 
 
 _OF_A_CALL = (*OF_LAYERS[1:], *PEAKS, *TIMES)
-"""Numbers that grow with what a call is fed."""
+"""Numbers that grow with the inputs of a call."""
 
 
 def _other_call(pair: Pair, metric: str) -> str:

@@ -1,8 +1,8 @@
-"""Times that grow with each call, told from a machine that slows down by sessions and by what was timed beside.
+"""Times that grow with each call, told from a machine that slows down by sessions and by the other candidates.
 
 No torch.
 
-A session builds its candidates anew, so what a call leaves behind (a list that gets longer, a cache that fills) begins
+A session builds its candidates anew, so whatever calls pile up (a list that gets longer, a cache that fills) begins
 again in each, while a machine that heats up goes on from one session to the next, and slows down whatever it runs.
 """
 
@@ -19,10 +19,10 @@ LEAST = 0.02
 """Growth, in logs, that is told: of a session from its first round to its last, or of a run."""
 
 CONFIDENCE = 0.998
-"""Of both sides: growth of nothing within sessions is taken for some in one of a thousand cases."""
+"""Two-sided: sessions in which nothing grows are taken for growing in one of a thousand cases."""
 
 CHANCE = 2e-4
-"""Of both sides: so seldom do sessions rank so by chance. A run has many of a round each, and all share its moment."""
+"""Two-sided: the probability that sessions rank so by chance; low, for the many short ones of a run share its moment."""
 
 LEAST_ALONE = 5
 """Sessions, where nothing was timed beside."""
@@ -34,7 +34,7 @@ ERRORS = 3
 """Standard errors of the drift from session to session that the growth of one alone must be beyond it."""
 
 MAD = 1.4826
-"""Standard deviations in a median absolute deviation, of what is normally distributed."""
+"""Standard deviations in a median absolute deviation, of a normal distribution."""
 
 STRETCHES = 32
 """A session's rounds are summed up into so many."""
@@ -90,7 +90,7 @@ def _beside(latency: Latency, other: Latency) -> Growth | None:
 
 
 def _over_the_run(latency: Latency, other: Latency) -> Growth | None:
-    """Look for a ratio that rises from session to session, as it does where what a call leaves behind stays."""
+    """Look for a ratio that rises from session to session, as it does where calls pile up something that stays."""
     own, ratios = _levels(latency, _shared(latency, other)), _ratio_levels(latency, other)
     if len(ratios) < LEAST_RANKED:
         return None

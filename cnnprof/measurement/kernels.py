@@ -1,9 +1,9 @@
-"""What kernels on the CPU take for themselves while they run, beyond their outputs.
+"""Workspaces of kernels on the CPU: the memory that they take while they run, beyond their outputs.
 
 A convolution copies input, weight and output into blocked layouts; which, only oneDNN knows, and torch lets nobody ask.
-So each kind of call is made once, with two small batches, under the allocator's events, and kept in the user's cache.
-Copies of inputs and outputs grow with the batch; copies of weights, and scratch by thread, do not. Where a source says
-what a kernel takes, no call is made.
+So each kind of call is made once under the allocator's events, and kept in the user's cache: with two small batches, or
+where it is large at two smaller sizes, from which it is extrapolated, for copies of inputs and outputs grow linearly;
+copies of weights, and scratch by thread, stay. Where a source tells a kernel's workspace, no call is made.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ MOST_AXES = 4
 LEAST_ROWS = 8
 """Of a convolution's output beyond its window."""
 _ROUNDING = 64
-"""Bytes by which what is extended may miss the outputs that were seen."""
+"""Bytes by which extrapolated outputs may miss those that were seen."""
 MANY = 16
 """From this batch on oneDNN gets 1x1 convolutions of one thread, too (use_mkldnn in aten/native/Convolution.cpp)."""
 
@@ -114,7 +114,7 @@ def _weight(convolution: Kernel) -> Laid:
 
 @dataclass
 class Tries:
-    """Calls that were made, and what others follow from them."""
+    """Calls that were made, and others that are extrapolated from them."""
 
     known: dict[Key, list[int]]
     """Bytes of the outputs, then the allocator's events."""
@@ -185,8 +185,9 @@ class Axis:
         if self.length >= MANY and torch.get_num_threads() == 1 and _is_pointwise(call):
             return MANY, MANY + 2
         larger, smaller = PAIRS
-        fits = self.length >= larger[1] and _nbytes(self.cut(call, larger[1])) <= TRIED_BYTES
-        return larger if fits else smaller if self.length >= smaller[1] else (self.length - 1, self.length)
+        if self.length >= larger[1] and _nbytes(self.cut(call, larger[1])) <= TRIED_BYTES:
+            return larger
+        return smaller if self.length >= smaller[1] else (self.length - 1, self.length)
 
     def cut(self, call: Kernel, length: int) -> Kernel:
         """Return a call that is shorter."""
@@ -230,7 +231,7 @@ def _axes(call: Kernel) -> list[Axis]:
 
 
 def _window_axis(convolution: Kernel, spatial: int) -> Axis:
-    """Cut a spatial dimension: by as many strides, so that what falls off at the end stays the same."""
+    """Cut a spatial dimension by whole strides, so that the remainder at its end stays the same."""
     source, dimension = _source(convolution), 2 + spatial
     stride, padding, dilation, transposed = convolution.arguments[source + 3 : source + 7]
     step, around = _of(stride, spatial), _of(padding, spatial)
@@ -256,7 +257,7 @@ def is_large(call: Kernel) -> bool:
 
 
 def expected_bytes(call: Kernel) -> int:
-    """Bound what trying a call takes, with what it is fed and returns.
+    """Bound the memory of trying a call, its arguments and outputs included.
 
     A convolution that oneDNN does not take unfolds an input once for each position of its window, a stride apart.
     """
@@ -334,7 +335,7 @@ def _real(value: Any) -> Any:
 
 
 def _made(laid: Laid) -> torch.Tensor:
-    """Make a tensor that lies so, of ones, or of zeros where it may hold indices; what is expanded stays so."""
+    """Make a tensor that lies so, of ones, or of zeros where it may hold indices; an expanded one stays so."""
     reach = 1 + sum((length - 1) * step for length, step in zip(laid.shape, laid.stride, strict=True))
     dtype = getattr(torch, laid.dtype)
     make = torch.ones if dtype.is_floating_point or dtype.is_complex else torch.zeros
@@ -392,7 +393,7 @@ FORMULAS: Mapping[str, Callable[[Sequence[Any]], int | None]] = {
 _UNKNOWN = ("aten::mkldnn_rnn_layer", "aten::_fft_")
 """Operators, by how their names begin, that take workspaces which neither a source nor a try tells."""
 _AS_ASKED = ("aten::linalg_", "aten::_linalg_")
-"""Operators that are tried as they are or not at all: what they take does not grow linearly with a length."""
+"""Operators that are tried as they are or not at all: their workspaces do not grow linearly with a length."""
 
 
 def takes_memory(func: Any, args: Sequence[Any]) -> bool:

@@ -318,7 +318,7 @@ def refuse_unknown(text: str, arguments: Mapping[str, Any]) -> None:
 
 
 def resolve(text: str, input_size: Size | int | None = None) -> NamedModel:
-    """Find what a MODEL string names, made for an input size where its builder is made for one.
+    """Find the network that a MODEL string names, built for an input size where its builder takes one.
 
     A size of its own after '@' goes before `input_size`. Raises UsageError with the nearest names where nothing has
     that name.
@@ -364,7 +364,7 @@ _SAVED = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx")
 
 
 def _refuse_file(spec: Spec) -> None:
-    """Say how a file is named as a model. Raises UsageError where one, or what is written like one, was given."""
+    """Say how a file is named as a model. Raises UsageError where a file's name was given."""
     path = Path(spec.name)
     if path.suffix == ".py" and not path.exists():
         raise NoSuchModelError(_about(spec, str(path), f"there is no file {path}"))
@@ -402,7 +402,7 @@ def _about(spec: Spec, path: str, said: str) -> str:
 
 
 def _saved(path: Path) -> str:
-    """Say what a file of weights is, and how the network that they belong to is named."""
+    """Describe a file of weights, and say how the network that they belong to is named."""
     if not path.exists():
         return "is not there, and would hold weights; a model is a name, or file.py:callable"
     if path.suffix == ".onnx":
@@ -475,7 +475,7 @@ _TORCHVISION_SIZES: Mapping[str, Callable[[Size], Any]] = {
     "spatial_size": lambda size: size[-2:],
     "temporal_size": lambda size: size[-3],
 }
-"""What its vision transformers, MaxVit and video transformers are made for, of (C, H, W) or (C, T, H, W)."""
+"""Size arguments of its vision transformers, MaxVit and video transformers, from (C, H, W) or (C, T, H, W)."""
 
 
 _TAKES_INIT_WEIGHTS = ("googlenet", "inception_v3")
@@ -537,7 +537,7 @@ def _from_callable(spec: Spec, where: str, attribute: str) -> NamedModel:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """Copy a module, with what deepcopy refuses: sparse tensors, and those that it keeps from a forward pass.
+    """Copy a module, tensors that deepcopy refuses included: sparse ones, and those kept from a forward pass.
 
     The latter lose their history. Tensors that lie in one storage still do.
     """

@@ -81,7 +81,7 @@ def _label(run: BenchmarkRun) -> str:
 
 
 def _differing(runs: Sequence[BenchmarkRun]) -> list[str]:
-    """Return what tells runs apart, as short as it does; their place among them where nothing does."""
+    """Return the shortest words that tell runs apart; their place among them where none do."""
     facts = (
         [re.split("[/_-]", run.source.removesuffix(".json")) for run in runs],
         [run.machine.split(", ") for run in runs],

@@ -76,14 +76,15 @@ def sanity_header(record: Sanity) -> str:
 
 def sanity_sentences(record: Sanity) -> tuple[str, ...]:
     """Healthy: 9 ok, 1 warning, 1 skipped, 4.1 s. Weights, mode and random state restored."""
-    word = "Healthy" if record.passed else "Not healthy" if record.failed else "Inconclusive"
+    otherwise = "Not healthy" if record.failed else "Inconclusive"
+    word = "Healthy" if record.passed else otherwise
     left = f" No time was left to ask: {not_asked(record)}." if record.not_asked else ""
     restored = "Weights, mode and random state restored."
     return (f"{word}: {counts(record.checks)}, {units.seconds(record.took_s)}.{left} {restored}",)
 
 
 def not_asked(record: Sanity) -> str:
-    """Name what no time was left for, and what gives more."""
+    """Name the checks that no time was left for, and the option that gives more."""
     return f"{', '.join(record.not_asked)}; give more with --timeout"
 
 

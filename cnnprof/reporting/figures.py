@@ -217,7 +217,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True)
 class _Bars:
-    """One layer's row: its label, MACs (None of what is no layer), seconds forward and backward."""
+    """One layer's row: its label, MACs (None where it is no layer), seconds forward and backward."""
 
     label: str
     macs: float | None
@@ -890,7 +890,7 @@ class _Panel:
 
     @classmethod
     def over(cls, heights: Iterable[float], runs: int, top: float, tall: float) -> "_Panel":
-        """Leave room around heights; what stays is drawn level, not its last digits."""
+        """Leave room around heights, so that a constant is drawn level, not its last digits."""
         known = list(heights) or [0.0]
         low, high = min(known), max(known)
         room = max(0.15 * (high - low), 0.02 * abs(high)) or 0.5

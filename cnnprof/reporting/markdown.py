@@ -287,7 +287,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def escaped(text: str) -> str:
-    """Escape what Markdown takes for markup, or for mathematics; an underscore within a word is none, and stays."""
+    """Escape Markdown's markup and mathematics; an underscore within a word is neither, and stays."""
     line = " ".join(text.split())
     line = re.sub(r"[&<>]", lambda match: _ENTITIES[match[0]], line)
     line = re.sub(r"([\\`*|~$]|\[(?!\d)|\](?=\()|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)

@@ -663,7 +663,7 @@ class _Line:
     forward_s: float | None = None
     backward_s: float | None = None
     step_s: float | None = None
-    """Of a training step, forward, backward and what is neither."""
+    """Of a training step: forward, backward and the rest."""
     kept_bytes: int | None = None
     complete: bool = True
     """Whether all its operators were counted."""
@@ -718,7 +718,7 @@ _STEP = TIME_LABELS["training"]
 
 
 def _trained(where: TimeByLayer | None) -> bool:
-    """Say whether what was profiled is a training step."""
+    """Say whether a training step was profiled."""
     return where is not None and any(layer.backward_s is not None for layer in where.layers)
 
 

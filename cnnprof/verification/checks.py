@@ -158,7 +158,7 @@ class Look:
 
     @property
     def unwritten(self) -> Raised | None:
-        """What the student has not written yet."""
+        """The part that the student has not written yet."""
         raised = [fact.value for fact in self.facts if isinstance(fact.value, Raised)]
         return next((each for each in raised if each.unwritten), None)
 

@@ -1,6 +1,6 @@
-"""Runs cnnprof gate in a GitHub job, and puts what it found into the job's summary. Needs Python alone.
+"""Runs cnnprof gate in a GitHub job, and puts its report into the job's summary. Needs Python alone.
 
-All that the action is given comes by the environment, so that no shell ever reads it.
+The action's inputs come as environment variables, so that no shell ever reads them.
 """
 
 import os
@@ -87,7 +87,7 @@ def base_of_event(given: Mapping[str, str]) -> str:
 
 
 def check_checkout() -> None:
-    """Refuse what pull_request_target checks out by default: the base's own commit. Raises StopError."""
+    """Refuse the base's own commit, which pull_request_target checks out by default. Raises StopError."""
     _, commit = git("rev-parse", "HEAD")
     if os.environ.get("GITHUB_EVENT_NAME") == "pull_request_target" and commit.strip() == os.environ.get("GITHUB_SHA"):
         raise StopError("nothing of the pull request is checked out: pull_request_target takes its base alone", 2)
@@ -152,7 +152,7 @@ def is_here(revision: str) -> bool:
 
 
 def git(*arguments: str) -> tuple[int, str]:
-    """Return git's exit code and what it printed; what it complains of goes to the job's log."""
+    """Return git's exit code and its output; its complaints go to the job's log."""
     done = subprocess.run(["git", *arguments], stdout=subprocess.PIPE, encoding="utf-8", errors="replace")
     return done.returncode, done.stdout
 

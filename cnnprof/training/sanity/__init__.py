@@ -76,7 +76,7 @@ NO_TIME = "not asked: no time was left"
 
 
 def _answers(trial: Trial, start: Start, moved: Moved, fit: Fit | None) -> Mapping[str, Check | None]:
-    """Put what is asked of passes and fits; None where no time was left for an answer."""
+    """Answer the questions about passes and fits; None where no time was left."""
     independent = _asked("samples independent", lambda: samples.independent(trial, moved.network))
     heard = independent is not None and independent.message != samples.NOT_HEARD
     questions: Mapping[str, Callable[[], Check]] = {
@@ -145,7 +145,7 @@ def _not_finite(place: str) -> Check:
 
 
 def _all_but(found: Check, why: str) -> Iterator[Check]:
-    """Skip all questions but one: what is made of NaN answers none, nor does what stops."""
+    """Skip all questions but one: a network that makes NaN, or stops, answers none."""
     for name in ORDER:
         if name == found.name:
             yield found
@@ -214,7 +214,7 @@ def unregistered_weights(trial: Trial, given: nn.Module | None = None) -> tuple[
 
 
 def nothing_to_train(trial: Trial) -> str:
-    """Say what a network without parameters that require a gradient has instead: weights that it does not register."""
+    """Say why a network has no parameters that require a gradient: it may not register its weights."""
     try:
         found, hint = unregistered_weights(trial)
     except (Exception, SystemExit):  # noqa: BLE001  # a user's model may raise anything

@@ -1,4 +1,4 @@
-"""Whether what was learned holds in evaluation mode: both modes on the same images, with statistics that had time."""
+"""Whether a trained network does as well in evaluation mode, on the same images, once statistics had time."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ NAME = "evaluation"
 LOST = 0.1
 """Share of images: of 16 more than one. Healthy networks of torchvision and timm at 32x32 lost one at most."""
 ABOVE = 0.2
-"""Nats above the loss in training mode, or above what counts as learned: fails where a norm is seen that is to blame.
+"""Nats above the loss in training mode, or above a learned one: fails where a norm is seen that is to blame.
 Alone it is no fault: where maps are 1x1, healthy networks lost up to 2, for variances are those of 16 numbers."""
 SURE = 10.0
 """The score of a class where classes are given in place of scores: the loss is then 10 for each image that is wrong."""
@@ -45,7 +45,7 @@ MOST_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Mode:
-    """What a network makes of the images that it learned, in one mode."""
+    """A network's outputs for the images that it learned, in one mode."""
 
     outputs: list[Tensor]
     right: float

@@ -27,10 +27,10 @@ class View:
     rows: int | None = None
     """None where it raised."""
     layer: str = ""
-    """The first linear layer behind it, and what it takes."""
+    """The first linear layer behind it, with the length that it takes."""
 
     def __str__(self) -> str:
-        """Say what it does, and what keeps images apart."""
+        """Describe the call, and say how to keep images apart."""
         images, each = f"{self.given[0]} images, {units.size(self.given)},", math.prod(self.given[1:])
         made = "does not fit" if self.rows is None else f"makes {units.plural(self.rows, 'row')} of"
         layer = f"; {self.layer}" if self.layer else ""
@@ -50,7 +50,7 @@ class Reshapes(TorchFunctionMode):
         """The first call that was given each."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a function, and note what it does with the batch."""
+        """Call a function, and note how it reshapes the batch."""
         name = getattr(func, "__name__", "")
         if name in SIZED:
             self._note_sizes(name, args, kwargs or {})

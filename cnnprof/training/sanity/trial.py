@@ -41,7 +41,7 @@ class Trial:
     course: bool = False
     """Whether it overfits is asked in the course's way."""
     ends: float = math.inf
-    """On the clock: what is not answered by then is not asked. Steps are counted, so that no verdict depends on it."""
+    """By the clock: a question that is open then is not asked. Steps are counted, so that no verdict depends on it."""
     clock: Callable[[], float] = time.monotonic
 
     def check_time(self) -> None:

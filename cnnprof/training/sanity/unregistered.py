@@ -30,7 +30,7 @@ class Weight:
     """The attribute that holds it, else the function that uses it."""
     numbers: int
     result: bool = False
-    """The attribute holds what was computed from a Parameter, which itself is nowhere."""
+    """The attribute holds a result computed from a Parameter, which itself is nowhere."""
 
 
 def registered(trial: Trial, given: nn.Module | None = None) -> Check:
@@ -118,7 +118,7 @@ def _leaves(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _held(network: nn.Module) -> Iterator[tuple[int, Weight]]:
-    """Yield what attributes hold of leaves that need a gradient and are in no parameter, by the leaf's id."""
+    """Yield the leaves in attributes that need a gradient and are in no parameter, by the leaf's id."""
     known = {id(each) for each in (*network.parameters(), *network.modules())}
     for path, module in network.named_modules():
         own = {name: value for name, value in vars(module).items() if name not in ("_parameters", "_modules")}
