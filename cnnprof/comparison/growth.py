@@ -22,7 +22,7 @@ CONFIDENCE = 0.998
 """Two-sided: sessions in which nothing grows are taken for growing in one of a thousand cases."""
 
 CHANCE = 2e-4
-"""Two-sided: the probability that sessions rank so by chance; low, for the many short ones of a run share its moment."""
+"""Two-sided: the probability that sessions rank so by chance; low, for all of a run share its moment."""
 
 LEAST_ALONE = 5
 """Sessions, where nothing was timed beside."""
