@@ -42,7 +42,7 @@ from cnnprof.subjects import (
     Options,
     Subject,
     checked,
-    inputs_explained,
+    explain_inputs,
     of_run,
     parsed_device,
     settings_of,
@@ -210,7 +210,7 @@ class _Question:
         """Follow the step. Raises Unpredictable, and UsageError where the model refuses its input."""
         on_cpu = torch.device(self.settings.device).type == "cpu"
         try:
-            with inputs_explained(self.subject):
+            with explain_inputs(self.subject):
                 course = following.followed(
                     self.subject.module,
                     self.subject.shapes(self.settings.images),

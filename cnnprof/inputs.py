@@ -48,7 +48,7 @@ class Inputs:
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        return self.laid_anew(lambda like, *around: bytes_of(like, *around).to(device), move, dtype is None)
+        return self.relocate(lambda like, *around: bytes_of(like, *around).to(device), move, dtype is None)
 
     def with_values(self, seed: int = 0) -> "Inputs":
         """Draw values for tensors that are shapes alone."""
@@ -73,9 +73,9 @@ class Inputs:
 
     def cloned(self) -> "Inputs":
         """Copy all tensors to memory of their own."""
-        return self.laid_anew(lambda like, *around: bytes_of(like, *around).clone(), torch.Tensor.clone)
+        return self.relocate(lambda like, *around: bytes_of(like, *around).clone(), torch.Tensor.clone)
 
-    def laid_anew(
+    def relocate(
         self,
         place: Place,
         change: Callable[[torch.Tensor], torch.Tensor],
@@ -95,7 +95,7 @@ class Inputs:
             key = tensor.untyped_storage()._cdata, first
             if key not in places:
                 places[key] = place(tensor, first, last)
-            return laid_in(places[key], tensor, first)
+            return view_in(places[key], tensor, first)
 
         return self.mapped(laid)
 
@@ -130,7 +130,7 @@ class Inputs:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
 
-def reading_of(inputs: Any) -> str:
+def explain_reading(inputs: Any) -> str:
     """Say how inputs are read where one value may have been meant and several arguments are made of it, or not."""
     if isinstance(inputs, dict):
         return "a dict alone is one argument: ({...},) names its items"
@@ -161,18 +161,18 @@ def size_of(tensor: torch.Tensor) -> Size:
     return tuple(jagged._values.shape) if tensor.layout is torch.jagged else (tensor.numel(),)
 
 
-def made_again(tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def rebuild(tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Change the tensors inside one of a class made of others; else the tensor itself."""
     kind: Any = type(tensor)
-    if not is_made_of_others(kind):
+    if not is_wrapper(kind):
         return change(tensor)
     names, context = kind.__tensor_flatten__(tensor)
-    inside = {name: made_again(getattr(tensor, name), change) for name in names}
+    inside = {name: rebuild(getattr(tensor, name), change) for name in names}
     made: torch.Tensor = kind.__tensor_unflatten__(inside, context, tensor.size(), tensor.stride())
     return made
 
 
-def is_made_of_others(kind: type) -> bool:
+def is_wrapper(kind: type) -> bool:
     """Say whether a class of tensors is made of others, as jagged and torchao's quantised ones are."""
     return hasattr(kind, "__tensor_flatten__")
 
@@ -222,7 +222,7 @@ def _reaches(tensors: Iterable[torch.Tensor]) -> dict[int, tuple[int, int]]:
 
 def _overlaps(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, tuple[int, int]]]:
     """Yield the reach of each tensor of one storage; it begins where every type of those within can begin."""
-    ordered = deque(sorted(((*reach(tensor), tensor) for tensor in tensors), key=itemgetter(0, 1)))
+    ordered = deque(sorted(((*byte_range(tensor), tensor) for tensor in tensors), key=itemgetter(0, 1)))
     while ordered:
         first, last, tensor = ordered.popleft()
         within = [tensor]
@@ -234,7 +234,7 @@ def _overlaps(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, tuple[int,
         yield from ((id(tensor), (first, last)) for tensor in within)
 
 
-def reach(tensor: torch.Tensor) -> tuple[int, int]:
+def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
     """Return the bytes of its storage between which a tensor lies."""
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     elements = 1 + sum((int(length) - 1) * int(step) for length, step in steps) if tensor.numel() else 0
@@ -248,7 +248,7 @@ def bytes_of(tensor: torch.Tensor, first: int, last: int) -> torch.Tensor:
     return whole.set_(tensor.untyped_storage(), first, (last - first,), (1,))
 
 
-def laid_in(place: torch.Tensor, like: torch.Tensor, first: int) -> torch.Tensor:
+def view_in(place: torch.Tensor, like: torch.Tensor, first: int) -> torch.Tensor:
     """Make a tensor that lies in other bytes as one lies in its own from `first` on."""
     offset = place.storage_offset() + like.storage_offset() * like.element_size() - first
     made = torch.empty(0, dtype=like.dtype, device=place.device)
@@ -273,7 +273,7 @@ def components(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """
     if tensor.layout in SPARSE:
         return tuple(getattr(tensor, name)() for name in SPARSE[tensor.layout])
-    if is_made_of_others(type(tensor)):
+    if is_wrapper(type(tensor)):
         inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])  # type: ignore[attr-defined]
         return tuple(part for each in inner for part in components(each))
     if tensor.layout is not torch.strided:
@@ -289,7 +289,7 @@ def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
         if isinstance(leaf, torch.Tensor):
             return change(leaf)
         if isinstance(leaf, PackedSequence):
-            return packed(leaf, change)
+            return map_packed(leaf, change)
         fields = _attributes(leaf)
         if not any(True for _ in tensors_in(fields)):
             return leaf
@@ -301,7 +301,7 @@ def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return pytree.tree_map(changed, value, is_leaf=lambda part: isinstance(part, PackedSequence))
 
 
-def packed(sequences: PackedSequence, change: Callable[[Any], Any]) -> PackedSequence:
+def map_packed(sequences: PackedSequence, change: Callable[[Any], Any]) -> PackedSequence:
     """Change the tensors of packed sequences but their batch sizes: torch reads those on the CPU."""
     data, sizes, order, back = sequences
     return PackedSequence(change(data), sizes, *(index if index is None else change(index) for index in (order, back)))

@@ -63,7 +63,7 @@ from cnnprof.subjects import (
     Options,
     Subject,
     checked,
-    inputs_explained,
+    explain_inputs,
     of_run,
     settings_of,
     subject_of,
@@ -236,7 +236,7 @@ def _plan(models: Mapping[str, Model] | Sequence[Model], over: Mapping[str, Sequ
 
 def analyzed(subject: Subject, batch_size: int = 1, mode: Mode = "inference", tools: Sequence[Tool] = ()) -> Analysis:
     """Count on shapes alone."""
-    with inputs_explained(subject):
+    with explain_inputs(subject):
         analysis = counts.analyze(
             subject.module,
             subject.shapes(batch_size),

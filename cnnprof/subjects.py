@@ -14,7 +14,7 @@ from cnnprof import module_tree
 from cnnprof.analysis.shadow import Shadow, copied
 from cnnprof.analysis.trace import has_no_values
 from cnnprof.errors import UsageError, checked_count, is_count
-from cnnprof.inputs import Inputs, input_type, reading_of
+from cnnprof.inputs import Inputs, explain_reading, input_type
 from cnnprof.models import catalog
 from cnnprof.records import MODES, Match, Mode, Own, Settings, Size
 
@@ -123,17 +123,17 @@ def subject_of(
         name or found.name,
         found.resolved,
         found.module,
-        partial(_made_anew, found),
+        partial(_build, found),
         None if own is not None else size,
         None if own is None else Inputs.of(own, batch),
         replace(found.settings, input_size=size) if found.settings.input_size else found.settings,
         (name, model, input_size, batch_size, inputs),
-        reading=reading_of(own),
+        reading=explain_reading(own),
     )
 
 
 @contextmanager
-def inputs_explained(subject: Subject) -> Iterator[None]:
+def explain_inputs(subject: Subject) -> Iterator[None]:
     """Add to a network's error how its inputs were read."""
     try:
         yield
@@ -143,7 +143,7 @@ def inputs_explained(subject: Subject) -> Iterator[None]:
         raise UsageError(f"{error}; {subject.reading}") from error.__cause__
 
 
-def _made_anew(found: catalog.NamedModel) -> nn.Module:
+def _build(found: catalog.NamedModel) -> nn.Module:
     """Build a model; where that raises, as its __deepcopy__ or a lock does, the one at hand is copied.
 
     Attributes that are neither modules nor tensors are shared then.

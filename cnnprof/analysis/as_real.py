@@ -48,7 +48,7 @@ class AsReal(TorchFunctionMode):
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
+def allow_fast_path() -> Iterator[None]:
     """Let torch.nn's attention layers take their fast path, which they leave where a mode replaces calls."""
     with mock.patch.object(torch.overrides, "has_torch_function", _overrides):
         yield

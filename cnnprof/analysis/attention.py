@@ -37,7 +37,7 @@ class Nested(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Refuse: the operators that take it stand in `taken_apart`."""
+        """Refuse: the operators that take it stand in `decompositions`."""
         raise NotImplementedError(f"{func} of a nested tensor")
 
     def like(self, buffer: Tensor) -> "Nested":
@@ -57,12 +57,12 @@ OF_MASKS: Mapping[Any, Callable[[Tensor], Any]] = {
 """Functions of a mask (N, length), the second argument of these operators: a truth, or the sequences' lengths."""
 
 
-def nested(sequences: Tensor, lengths: Sequence[int]) -> Nested:
+def nest(sequences: Tensor, lengths: Sequence[int]) -> Nested:
     """Leave padding (N, length, width) out."""
     return Nested(_without_padding(sequences, lengths), lengths)
 
 
-def padded(sequences: Nested, padding: float = 0.0, size: Sequence[int] | None = None) -> Tensor:
+def pad(sequences: Nested, padding: float = 0.0, size: Sequence[int] | None = None) -> Tensor:
     """Fill sequences up to one length, each alone, and stack them."""
     longest = max(sequences.lengths)
     rows = torch.split(sequences.buffer, list(sequences.lengths))
@@ -163,7 +163,7 @@ def attention(
 def _split(projected: Tensor, query: Tensor, heads: int) -> Tensor:
     """Return query, key and value (3, N, heads, length, width of a head) in new memory, the query scaled."""
     if isinstance(query, Nested):
-        projected = padded(query.like(projected))
+        projected = pad(query.like(projected))
     batch, length, width = projected.shape
     return projected.new_empty(3, batch, heads, length, width // 3 // heads)
 
@@ -204,10 +204,10 @@ GRAIN = 32768
 """From so many elements on the CPU selects with several threads, by sums of what is kept before (GRAIN_SIZE)."""
 
 
-def taken_apart(attend: Attend | None = None) -> Mapping[Any, Callable[..., Any]]:
+def decompositions(attend: Attend | None = None) -> Mapping[Any, Callable[..., Any]]:
     """Return replacements of the fused operators; on CUDA, with the kernel that attends without a mask."""
     return {
         torch.ops.aten._transformer_encoder_layer_fwd.default: partial(encoder_layer, attend=attend),
         torch.ops.aten._native_multi_head_attention.default: partial(attention, attend=attend),
-        torch.ops.aten.to_padded_tensor.default: padded,
+        torch.ops.aten.to_padded_tensor.default: pad,
     }

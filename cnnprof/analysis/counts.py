@@ -39,7 +39,7 @@ def analyze(
     except (Refused, UsageError) as refusal:
         raise UsageError(f"{model}: {refusal}") from refusal.__cause__
     real = with_weights() if tools and with_weights and has_no_values(module) else module
-    owned = _owned(trace)
+    owned = _own_tensors(trace)
     layers = tuple(_layer(row, owned[row.path], mode) for row in trace.rows.values())
     return Analysis(
         model=model,
@@ -67,7 +67,7 @@ def analyze(
 Tensors = Mapping[str, torch.Tensor]
 
 
-def _owned(trace: Trace) -> dict[str, Tensors]:
+def _own_tensors(trace: Trace) -> dict[str, Tensors]:
     """Return the parameters of every row by name, and the packed weights that stand in place of parameters.
 
     Packed weights of a module that is never called belong to the nearest module above it that is.

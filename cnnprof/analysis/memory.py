@@ -42,14 +42,14 @@ from cnnprof.gradients import GradientMode, check_operator, strictest
 from cnnprof.inputs import (
     SPARSE,
     Inputs,
+    byte_range,
     components,
-    is_made_of_others,
     is_plain,
-    laid_in,
-    made_again,
-    reach,
+    is_wrapper,
+    rebuild,
     tensors_in,
     torch_name,
+    view_in,
 )
 from cnnprof.records import (
     CATEGORIES,
@@ -164,7 +164,7 @@ def _followed(
         undisturbed("enable_grad"),
         _uncollected(),
         as_real.AsReal(on_cuda=pretending),
-        as_real.unseen(),
+        as_real.allow_fast_path(),
     ):
         stand_in = _StandIn(settings, fake, watch.values)
         try:
@@ -197,7 +197,7 @@ class _StandIn:
         """A tensor that lies in each storage from its begin on."""
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        made = made_again(tensor, self._made)
+        made = rebuild(tensor, self._made)
         self._values.learn(made, tensor)
         return made.requires_grad_() if tensor.requires_grad and tensor.is_leaf else made
 
@@ -207,7 +207,7 @@ class _StandIn:
         def place(like: torch.Tensor, first: int, last: int) -> torch.Tensor:
             return torch.empty(last - first, dtype=torch.uint8, device=self._device)
 
-        made = inputs.laid_anew(place, self, shares=self._dtype is None and not self._channels_last)
+        made = inputs.relocate(place, self, shares=self._dtype is None and not self._channels_last)
         for each, tensor in zip(made.tensors(), inputs.tensors(), strict=True):
             self._values.learn(each, tensor)
         return made
@@ -228,13 +228,13 @@ class _StandIn:
     def _in_its_storage(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata in self._storages:
-            return laid_in(self._storages[storage._cdata], tensor, 0)
-        if reach(tensor) == (0, storage.nbytes()):
+            return view_in(self._storages[storage._cdata], tensor, 0)
+        if byte_range(tensor) == (0, storage.nbytes()):
             made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)
             self._storages[storage._cdata] = made
             return made
         self._storages[storage._cdata] = torch.empty(storage.nbytes(), dtype=torch.uint8, device=self._device)
-        return laid_in(self._storages[storage._cdata], tensor, 0)
+        return view_in(self._storages[storage._cdata], tensor, 0)
 
     def _sparse(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Keep the number of its values, which a fake tensor made of a real one loses."""
@@ -316,7 +316,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made_by: dict[int, str] = {}
         """By autograd's number of a forward operator: the module that called it."""
         self.values = Values()
-        self._taken_apart = attention.taken_apart(as_real.attention if backend == "CUDA" else None)
+        self._decompositions = attention.decompositions(as_real.attention if backend == "CUDA" else None)
 
     supports_higher_order_operators = True
 
@@ -328,7 +328,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return higher_order.run_for_memory(func, args, self.not_seen.add)
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
-        if any(map(is_made_of_others, types)):
+        if any(map(is_wrapper, types)):
             return NotImplemented  # its class makes operators on the tensors inside, which come here next
         check_operator(self._gradients)
         if self._updating and writes_in_place(func) and _holds_no_values(args[0]):
@@ -343,9 +343,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return args[0]
         if func in attention.OF_MASKS:
             return self._of_mask(func, args)
-        if func in self._taken_apart:
+        if func in self._decompositions:
             with self:
-                return self._taken_apart[func](*args, **(kwargs or {}))
+                return self._decompositions[func](*args, **(kwargs or {}))
         node = torch._C._current_autograd_node()
         backward = node is not None and not torch.is_grad_enabled()  # a block that is recomputed runs forward
         if backward and func in as_real.IN_PLACE and self._is_filled(args[0]):
@@ -398,7 +398,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is NotImplemented:
             raise DataDependentOutputException(func)
         with self:
-            return found if isinstance(found, bool) else attention.nested(args[0], found)
+            return found if isinstance(found, bool) else attention.nest(args[0], found)
 
     def _note(self, tensor: torch.Tensor, operator: str, path: str) -> None:
         if tensor.layout is not torch.strided and operator:  # how many values it has is not known

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack,
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof.analysis import conventions, costs, higher_order, kinds, packed, shapes, working
-from cnnprof.inputs import is_made_of_others
+from cnnprof.inputs import is_wrapper
 from cnnprof.records import Term
 
 
@@ -106,7 +106,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             higher_order.refuse(func)
         if func.namespace == "prim":  # no operator: a fake tensor is asked for its device
             return func(*args, **(kwargs or {}))
-        if any(map(is_made_of_others, types)):
+        if any(map(is_wrapper, types)):
             return NotImplemented  # its class makes operators on the tensors inside, which come here next
         taken: list[torch.Tensor] = []
         # Under forward-mode AD and torch.func a tensor is more than its shape.

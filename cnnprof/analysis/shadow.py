@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cnnprof import module_tree
 from cnnprof.gradients import GradientMode, gradient_mode
-from cnnprof.inputs import packed
+from cnnprof.inputs import map_packed
 
 StandIn = Callable[[torch.Tensor], torch.Tensor]
 
@@ -114,7 +114,7 @@ class Shadow:
             handle.__setstate__((self._own(value.hooks_dict_ref()), value.id))
             return handle
         if isinstance(value, PackedSequence):
-            return packed(value, self._own)
+            return map_packed(value, self._own)
         if isinstance(value, tuple):
             items = [self._own(item) for item in value]
             return kind(*items) if hasattr(value, "_fields") else tuple(items)

@@ -26,7 +26,7 @@ from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.structure import Flow
 from cnnprof.errors import UsageError, first_line
 from cnnprof.gradients import GradientMode, check_operator, strictest
-from cnnprof.inputs import SPARSE, Inputs, common_type, first_floating, made_again, size_of, tensors_in
+from cnnprof.inputs import SPARSE, Inputs, common_type, first_floating, rebuild, size_of, tensors_in
 from cnnprof.records import Mode, Rung, Size
 
 RUNGS: tuple[Rung, ...] = ("meta", "fake", "cpu")
@@ -268,7 +268,7 @@ def _given(inputs: Inputs, rung: Rung, module: nn.Module) -> Inputs:
 
 
 def _fed(given: Inputs, stand_in: shadows.StandIn) -> Inputs:
-    return given.mapped(lambda tensor: made_again(tensor, stand_in))
+    return given.mapped(lambda tensor: rebuild(tensor, stand_in))
 
 
 # A walk through the modules ------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Values:
             found = self._run(func, args, kwargs)
         except _UNKNOWN:
             return NotImplemented
-        return pytree.tree_map_only(torch.Tensor, self._stood_in, found)
+        return pytree.tree_map_only(torch.Tensor, self._stand_in, found)
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -90,7 +90,7 @@ class Values:
                 named["device"] = "cpu"
             return func(*taken, **named)
 
-    def _stood_in(self, found: torch.Tensor) -> torch.Tensor:
+    def _stand_in(self, found: torch.Tensor) -> torch.Tensor:
         made = torch.empty_strided(found.shape, found.stride(), dtype=found.dtype)
         self._keep(made, found)
         return made

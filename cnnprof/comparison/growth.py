@@ -68,8 +68,8 @@ def _alone(latency: Latency) -> Growth | None:
     if len(rises) < LEAST_ALONE:
         return None
     typical, (drift, error) = _typical(rises), _drift(latency)
-    grows = typical - drift >= LEAST + ERRORS * error and _surely(rises) and _steady_within(latency)
-    return _told(latency, typical, "session") if grows else None
+    grows = typical - drift >= LEAST + ERRORS * error and _is_significant(rises) and _is_steady_within(latency)
+    return _growth(latency, typical, "session") if grows else None
 
 
 def _beside(latency: Latency, other: Latency) -> Growth | None:
@@ -79,14 +79,14 @@ def _beside(latency: Latency, other: Latency) -> Growth | None:
     machine slows both down, and the other makes up for it by a cold start.
     """
     rises, beyond = _rises(latency), _ratio_rises(latency, other)
-    if min(len(rises), len(beyond)) < statistics.MIN_SESSIONS or not _surely(beyond):
+    if min(len(rises), len(beyond)) < statistics.MIN_SESSIONS or not _is_significant(beyond):
         return None
     typical, drift = _typical(rises), _drift(latency)[0]
     if typical - drift >= LEAST and _typical(beyond) >= LEAST:
-        return _told(latency, typical, "session")
+        return _growth(latency, typical, "session")
     goes_on, sessions = _ratio_drift(latency, other), len(_shared(latency, other))
     grows = goes_on >= _typical(beyond) / 2 and sessions * min(goes_on, drift) >= LEAST
-    return _told(latency, sessions * goes_on, "run") if grows else None
+    return _growth(latency, sessions * goes_on, "run") if grows else None
 
 
 def _over_the_run(latency: Latency, other: Latency) -> Growth | None:
@@ -95,12 +95,12 @@ def _over_the_run(latency: Latency, other: Latency) -> Growth | None:
     if len(ratios) < LEAST_RANKED:
         return None
     total = rise(ratios)
-    if min(total, rise(own)) < LEAST or not _steady(ratios):
+    if min(total, rise(own)) < LEAST or not _is_steady(ratios):
         return None
     from scipy.stats import kendalltau  # a second and more, which only needs paying here
 
     chance = kendalltau(range(len(ratios)), ratios).pvalue
-    return _told(latency, total, "run") if chance <= CHANCE else None
+    return _growth(latency, total, "run") if chance <= CHANCE else None
 
 
 def rise(logs: Sequence[float]) -> float:
@@ -127,13 +127,13 @@ def _series(latency: Latency, session: int) -> list[float]:
     return [math.log(time) for time in times]
 
 
-def _told_by(latency: Latency) -> Sequence[int]:
+def _counted(latency: Latency) -> Sequence[int]:
     """Return the sessions that count, as for the median: all where none does."""
     return latency.counted or range(len(latency.sessions))
 
 
 def _shared(latency: Latency, other: Latency) -> list[int]:
-    return sorted(set(_told_by(latency)) & set(_told_by(other)))
+    return sorted(set(_counted(latency)) & set(_counted(other)))
 
 
 def _ratio_rises(latency: Latency, other: Latency) -> list[float]:
@@ -144,7 +144,7 @@ def _ratio_rises(latency: Latency, other: Latency) -> list[float]:
 
 
 def _rises(latency: Latency) -> list[float]:
-    return [rise(series) for index in _told_by(latency) if len(series := _series(latency, index)) > 1]
+    return [rise(series) for index in _counted(latency) if len(series := _series(latency, index)) > 1]
 
 
 def _typical(rises: Sequence[float]) -> float:
@@ -171,7 +171,7 @@ def _rounds(logs: Sequence[float]) -> list[list[float]]:
     return [[math.exp(value)] for value in logs]
 
 
-def _surely(rises: Sequence[float]) -> bool:
+def _is_significant(rises: Sequence[float]) -> bool:
     """Say whether rises are too large on the whole, and too much alike, to come of nothing."""
     bounds = statistics.interval(_rounds(rises), resemblance=0.0, confidence=CONFIDENCE)
     return bounds is not None and bounds[0] > 1
@@ -181,7 +181,7 @@ def _drift(latency: Latency) -> tuple[float, float]:
     """Return by how much each session is slower than the one before, 0 at least, and the standard error of that."""
     import numpy as np
 
-    levels = np.array(_levels(latency, _told_by(latency)))
+    levels = np.array(_levels(latency, _counted(latency)))
     number = len(levels)
     slope = rise(list(levels)) / (number - 1)
     left = levels - slope * np.arange(number)
@@ -189,10 +189,10 @@ def _drift(latency: Latency) -> tuple[float, float]:
     return max(0.0, slope), deviation / math.sqrt(number * (number**2 - 1) / 12)
 
 
-def _steady_within(latency: Latency) -> bool:
+def _is_steady_within(latency: Latency) -> bool:
     """Say whether sessions rise steadily: a processor that is fast for a moment after a rest is slow from then on."""
-    thirds = [_thirds(series) for index in _told_by(latency) if len(series := _series(latency, index)) > 2]
-    return bool(thirds) and _steady([median(third) for third in zip(*thirds, strict=True)])
+    thirds = [_thirds(series) for index in _counted(latency) if len(series := _series(latency, index)) > 2]
+    return bool(thirds) and _is_steady([median(third) for third in zip(*thirds, strict=True)])
 
 
 def _thirds(values: Sequence[float]) -> tuple[float, float, float]:
@@ -200,14 +200,14 @@ def _thirds(values: Sequence[float]) -> tuple[float, float, float]:
     return median(values[:third]), median(values[third:-third]), median(values[-third:])
 
 
-def _steady(values: Sequence[float]) -> bool:
+def _is_steady(values: Sequence[float]) -> bool:
     """Say whether values rise in the first half and in the second: one step is a neighbour's."""
     first, middle, last = _thirds(values)
     return min(middle - first, last - middle) > (last - first) / 5
 
 
-def _told(latency: Latency, logs: float, over: Literal["session", "run"]) -> Growth:
-    counts = [latency.calls[index] for index in _told_by(latency)] if latency.calls else []
+def _growth(latency: Latency, logs: float, over: Literal["session", "run"]) -> Growth:
+    counts = [latency.calls[index] for index in _counted(latency)] if latency.calls else []
     calls = round(median(counts)) if counts else None
     made = calls and (calls if over == "session" else sum(counts))
     rise_s = 2 * latency.median_s * math.sinh(logs / 2)

@@ -31,7 +31,7 @@ from torch import nn
 from cnnprof import module_tree, sources
 from cnnprof.calls import literal, literals
 from cnnprof.errors import NoSuchModelError, UsageError, first_line
-from cnnprof.inputs import bytes_of, is_plain, laid_in
+from cnnprof.inputs import bytes_of, is_plain, view_in
 from cnnprof.models import zoo
 from cnnprof.models.cnn import CNN
 from cnnprof.models.residual import ResidualBlock, ResidualBottleneckBlock, ResNet
@@ -552,10 +552,10 @@ def copied(module: nn.Module) -> nn.Module:
         kept += (value for value in held if isinstance(value, torch.Tensor))
     refused = (tensor for tensor in kept if not tensor.is_leaf or tensor.layout is not torch.strided)
     copies = {id(tensor): tensor.detach().clone() for tensor in refused if not isinstance(tensor, nn.Parameter)}
-    return copy.deepcopy(module, copies | dict(_copied_together(kept)))
+    return copy.deepcopy(module, copies | dict(_copy_shared(kept)))
 
 
-def _copied_together(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+def _copy_shared(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
     """Copy storages in which several tensors lie; yield the tensors in the copies, by the identities of theirs."""
     sharing: dict[int, dict[int, torch.Tensor]] = {}
     for tensor in filter(is_plain, tensors):
@@ -565,7 +565,7 @@ def _copied_together(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[int, tor
             first = next(iter(group.values()))
             whole = bytes_of(first, 0, first.untyped_storage().nbytes()).clone()
             for key, tensor in group.items():
-                made = laid_in(whole, tensor, 0)
+                made = view_in(whole, tensor, 0)
                 yield key, nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 

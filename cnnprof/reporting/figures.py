@@ -937,7 +937,7 @@ def over_commits(points: Sequence[benchmarks.Point]) -> str | None:
     unit = units.column_unit(units.SECONDS, [point.timed.median_s for point in points])
     top = 133.2 if models else 28.8
     title = "time, as a multiple of the reference" if models else f"median, {unit.name}"
-    drawn = [*_drawn_counts(models, len(points)), *_drawn_times(points, None if models else unit, top, title)]
+    drawn = [*_svg_counts(models, len(points)), *_svg_times(points, None if models else unit, top, title)]
     svg = "".join(drawn)
     for stand_in, css in _CSS.items():
         svg = svg.replace(stand_in, css)
@@ -947,7 +947,7 @@ def over_commits(points: Sequence[benchmarks.Point]) -> str | None:
     return f'{head} viewBox="0 0 {WIDTH * 72:g} {top + 136.8:g}">{svg}</svg>'
 
 
-def _drawn_counts(models: Sequence[tuple[int, Benchmark]], runs: int) -> Iterator[str]:
+def _svg_counts(models: Sequence[tuple[int, Benchmark]], runs: int) -> Iterator[str]:
     """Draw parameters and MACs as multiples of the first run's, each until the next."""
     if not models:
         return
@@ -966,7 +966,7 @@ def _drawn_counts(models: Sequence[tuple[int, Benchmark]], runs: int) -> Iterato
         yield _text(x + 31, 13.5, label, INK)
 
 
-def _drawn_times(points: Sequence[benchmarks.Point], unit: units.Unit | None, top: float, title: str) -> Iterator[str]:
+def _svg_times(points: Sequence[benchmarks.Point], unit: units.Unit | None, top: float, title: str) -> Iterator[str]:
     """Draw times in a unit, or as multiples of the reference where there is none, and name some of the runs."""
     marks = [mark for place, point in enumerate(points) if (mark := _time(place, point, unit)) is not None]
     panel = _Panel.over((end for mark in marks for end in (mark.height, *mark.ends)), len(points), top, 100.8)
@@ -977,7 +977,7 @@ def _drawn_times(points: Sequence[benchmarks.Point], unit: units.Unit | None, to
     machines = list(dict.fromkeys(point.machine for point in points))
     for machine in machines:
         mine = [mark for mark in marks if mark.machine == machine]
-        yield from _drawn_machine(panel, mine, machine, len(machines) > 1)
+        yield from _svg_machine(panel, mine, machine, len(machines) > 1)
 
 
 @dataclass(frozen=True)
@@ -1002,7 +1002,7 @@ def _time(place: int, point: benchmarks.Point, unit: units.Unit | None) -> _Time
     return _Time(place, point.machine, height, ends, not bounds)
 
 
-def _drawn_machine(panel: _Panel, marks: Sequence[_Time], machine: int, named: bool) -> Iterator[str]:
+def _svg_machine(panel: _Panel, marks: Sequence[_Time], machine: int, named: bool) -> Iterator[str]:
     """Join one machine's times by a line, with their intervals, and dots that are hollow where it was too busy."""
     if not marks:
         return

@@ -287,7 +287,7 @@ def _time_row(run: Run, mode: Mode) -> Row:
     column = _time_column(medians)
     ratios = [c.latency if mode == "inference" else c.training_latency for c in contrasts(run)]
     image = " per image" if divided else ""
-    versus = tuple(time_words(ratio, run, profile) for ratio, profile in zip(ratios, run.profiles[1:], strict=True))
+    versus = tuple(time_words(ratio, run) for ratio in ratios)
     grown = grows(run)
     alone = _spread(latencies[0], column) if (run.profiles[0].name, mode) not in grown else _GROWS
     note = "" if contrasts(run) else alone
@@ -308,7 +308,7 @@ def _spread(latency: Latency | None, column: units.Column) -> str:
     return column.interval(bounds) if bounds else ""
 
 
-def time_words(ratio: TimeRatio | None, run: Run, candidate: Candidate) -> str:
+def time_words(ratio: TimeRatio | None, run: Run) -> str:
     """6.4x faster [6.1, 6.9]; or why there is no verdict."""
     if ratio is None:
         return units.UNKNOWN

@@ -100,7 +100,7 @@ class Files(Dataset[torch.Tensor]):
         _, height, width = self.size
         with _opened(self.paths[place]) as image:
             image.draft("RGB", (width, height))  # a JPEG of twice the size or more is decoded at half of it
-            resized = _of_8_bits(image, self.ranges).resize((width, height), Image.Resampling.BILINEAR)
+            resized = _to_8_bits(image, self.ranges).resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(resized)).movedim(2, 0)
 
     def on(self, device: str) -> "Files":
@@ -139,7 +139,7 @@ Ranges = Mapping[str, tuple[float, float]]
 """The lowest and the highest number in files that hold integers of more than 8 bits, I, and in those of floats, F."""
 
 
-def _of_8_bits(image: Image.Image, ranges: Ranges) -> Image.Image:
+def _to_8_bits(image: Image.Image, ranges: Ranges) -> Image.Image:
     """Return an image in RGB; one of more than 8 bits is scaled, where PIL would clip it to 0..255."""
     if image.mode[0] not in _DEEP:
         return image.convert("RGB")
@@ -317,7 +317,7 @@ def load(
     else:
         raise _unknown(name)
     for split, use in ((found.train, "train"), (found.test, "test")):
-        if _of_one_colour(split):
+        if _is_single_colour(split):
             images = f"{units.plural(len(split), 'image')} to {use} on"
             raise UsageError(f"{name}: the {images} show a single colour, which tells no classes apart; see the files")
     mean, std = _moments(found.train)
@@ -455,13 +455,13 @@ def _folder(asked: str, size: ImageSize, seed: int) -> _Found:
         differ = ", ".join(sorted(set(whole.classes) ^ set(others.classes)))
         if differ:
             raise UsageError(f"folder:{asked}: train and {held[1]} must have the same classes; one alone has {differ}")
-        albums = [part.chosen(_mixed(len(part.paths), seed)) for part in (whole, others)]
+        albums = [part.choose(_mixed(len(part.paths), seed)) for part in (whole, others)]
     elif held and _subfolders(path / held[0]):
         alone = f"has {held[0]} alone, where train and test were expected"
         raise UsageError(f"folder:{asked}: {alone}; add the other, or name {path / held[0]}, which is then split")
     else:
         whole = _album(path)
-        albums = [whole.chosen(part) for part in _divided(whole, path, seed)]
+        albums = [whole.choose(part) for part in _divided(whole, path, seed)]
     ranges = _ranges(albums[1].paths[:_MEASURED_IMAGES]) | _ranges(albums[0].paths[:_MEASURED_IMAGES])
     train, test = (Files.of(album.paths, album.labels, size, ranges) for album in albums)
     return _Found(f"the folder {path.resolve().name}", train, test, len(whole.classes))
@@ -475,7 +475,7 @@ class _Album:
     paths: tuple[str, ...]
     labels: torch.Tensor
 
-    def chosen(self, places: torch.Tensor) -> "_Album":
+    def choose(self, places: torch.Tensor) -> "_Album":
         """Choose some of them."""
         return _Album(self.classes, tuple(self.paths[place] for place in places.tolist()), self.labels[places])
 
@@ -549,7 +549,7 @@ def _workers(images: int) -> int:
     return min(_MOST_WORKERS, usable - 1) if images >= _WORTH_WORKERS else 0
 
 
-def _of_one_colour(split: Split) -> bool:
+def _is_single_colour(split: Split) -> bool:
     """Say whether no pixel of any image differs from the others; the first that does ends the search."""
     images = (next(split.read([torch.tensor([place])]))[0] for place in range(len(split)))
     first = next(images)

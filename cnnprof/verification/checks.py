@@ -121,18 +121,18 @@ def checks_of(
         looks = [Look.at(probe, builder, OURS[kind]) for probe in PROBES[kind]]
         protocols = [Look.at(Protocol(each), builder, OURS[kind]) for each in course() if each["class"] == kind]
         if early and any(look.difference for look in (*looks, *protocols)):
-            early([*_compared(kind, looks, protocols, NOT_SEARCHED)])
+            early([*_comparisons(kind, looks, protocols, NOT_SEARCHED)])
         cause = explained(kind, looks, before)
         if cause == RIGHT and any(look.difference for look in protocols):
             cause = explained(kind, protocols, before)
         before[kind] = cause = _likeliest(kind, cause, protocols, before)
-        yield from _compared(kind, looks, protocols, cause)
+        yield from _comparisons(kind, looks, protocols, cause)
         yield from _statistics_checks(kind, builder)
         if cause == RIGHT and kind in ("CNN", "ResidualBlock"):
             yield _activation_check(kind, builder)
 
 
-def _compared(kind: str, looks: Sequence["Look"], protocols: Sequence["Look"], cause: "Cause") -> Iterator[Check]:
+def _comparisons(kind: str, looks: Sequence["Look"], protocols: Sequence["Look"], cause: "Cause") -> Iterator[Check]:
     for look in protocols:
         yield _course_check(kind, look, cause)
     yield _other_check(kind, looks, cause)

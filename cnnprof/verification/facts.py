@@ -97,7 +97,7 @@ def built(builder: Builder, arguments: Mapping[str, Any], seed: int = SEED) -> n
     torch.set_default_device(None)
     torch.set_grad_enabled(True)
     torch.manual_seed(seed)
-    network = _constructed(builder, arguments)
+    network = _construct(builder, arguments)
     for norm in _moved_norms(network):
         norm.reset_running_stats()
     return network
@@ -105,10 +105,10 @@ def built(builder: Builder, arguments: Mapping[str, Any], seed: int = SEED) -> n
 
 def count_moved_norms(builder: Builder, arguments: Mapping[str, Any]) -> int:
     """Count the batch norms whose running statistics passes in train mode move while a network is built."""
-    return len(_moved_norms(_constructed(builder, arguments)))
+    return len(_moved_norms(_construct(builder, arguments)))
 
 
-def _constructed(builder: Builder, arguments: Mapping[str, Any]) -> nn.Module:
+def _construct(builder: Builder, arguments: Mapping[str, Any]) -> nn.Module:
     network = builder(**copy.deepcopy(dict(arguments)))
     if not isinstance(network, nn.Module):
         raise TypeError(f"it built {type(network).__name__}; an nn.Module was expected")

@@ -26,13 +26,13 @@ class StopError(Exception):
 def main(given: Mapping[str, str]) -> int:
     """Gate, and return the exit code."""
     try:
-        arguments = words(given["ARGUMENTS"])
+        arguments = split(given["ARGUMENTS"])
         enter(given["WORKING_DIRECTORY"])
         against = given["AGAINST"]
         if against == AUTO:
             against = base_of_event(given) or other_baseline(arguments)
         if against:
-            arguments = ["--against", fetched(against), *arguments]  # what is typed comes last, and holds
+            arguments = ["--against", fetch(against), *arguments]  # what is typed comes last, and holds
         return gate(arguments)
     except StopError as stop:
         say(str(stop))
@@ -52,7 +52,7 @@ def summarize(markdown: str) -> None:
             file.write(markdown)
 
 
-def words(arguments: str) -> list[str]:
+def split(arguments: str) -> list[str]:
     """Split arguments as a shell does, without its expansions. Raises StopError."""
     try:
         return shlex.split(arguments.replace("\\\n", " "))  # a line that goes on
@@ -79,7 +79,7 @@ def base_of_event(given: Mapping[str, str]) -> str:
     """
     if base := given["PULL_REQUEST_BASE"]:
         check_checkout()
-        return merged_into(given["PULL_REQUEST_HEAD"]) or fork_point(fetched(base))
+        return other_parent(given["PULL_REQUEST_HEAD"]) or fork_point(fetch(base))
     before = given["BEFORE"]
     if before and not before.strip("0"):
         raise StopError("there is no commit before this one to compare with.", 0)
@@ -93,7 +93,7 @@ def check_checkout() -> None:
         raise StopError("nothing of the pull request is checked out: pull_request_target takes its base alone", 2)
 
 
-def merged_into(head: str) -> str:
+def other_parent(head: str) -> str:
     """Return the other parent of HEAD where that merges a pull request's head; "" where it is the head itself, say."""
     _, commit = git("rev-parse", "HEAD")
     _, text = git("cat-file", "commit", "HEAD")  # a shallow clone's log leaves parents out
@@ -135,7 +135,7 @@ def is_configured(folder: Path) -> bool:
     return False
 
 
-def fetched(against: str) -> str:
+def fetch(against: str) -> str:
     """Return a revision that is here, fetched where it was not; a saved run's path as it is."""
     if against.endswith(".json") or Path(against).is_file() or is_here(against):
         return against

@@ -210,7 +210,7 @@ def unregistered_weights(trial: Trial, given: nn.Module | None = None) -> tuple[
     """
     with _quietly():
         weights = unregistered.weights_of(trial, given)
-    return unregistered.told(weights), unregistered.hint_of(weights)
+    return unregistered.describe(weights), unregistered.hint_of(weights)
 
 
 def nothing_to_train(trial: Trial) -> str:

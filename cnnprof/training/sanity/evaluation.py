@@ -80,10 +80,10 @@ def evaluated(trial: Trial, fit: Fit | None) -> Check:
     training = _passed(network.train(), few)
     if training and not _differ(training, evaluating):
         return check(NAME, "ok", 100 * evaluating.right, "both modes give the same scores")
-    return _compared(trial, network, few)
+    return _compare(trial, network, few)
 
 
-def _compared(trial: Trial, network: nn.Module, few: Sequence[Batch]) -> Check:
+def _compare(trial: Trial, network: nn.Module, few: Sequence[Batch]) -> Check:
     if _by_chance(network.eval(), few) and not _by_chance(network.train(), few):
         message = "in evaluation mode alone scores are drawn by chance: the same images, twice, differ"
         return check(NAME, "failed", None, message, "is it the wrong way round, training=not self.training?")

@@ -36,13 +36,13 @@ class Weight:
 def registered(trial: Trial, given: nn.Module | None = None) -> Check:
     """Ask whether the network registers every weight that gets a gradient, and every layer that eval() changes."""
     weights, layers = weights_of(trial, given), tuple(dict.fromkeys(_layers_in_training(trial)))
-    found = [*filter(None, (told(weights), f"eval() does not reach {listed(layers)}" if layers else ""))]
+    found = [*filter(None, (describe(weights), f"eval() does not reach {listed(layers)}" if layers else ""))]
     if found:
         return check(NAME, "failed", float(sum(each.numbers for each in weights)), "; ".join(found), hint_of(weights))
     return check(NAME, "ok", 0.0, "no weight that gets a gradient is in no parameter")
 
 
-def told(weights: Sequence[Weight]) -> str:
+def describe(weights: Sequence[Weight]) -> str:
     """Say how many weights are in no parameter, and where; nothing where there are none."""
     numbers = units.plural(sum(each.numbers for each in weights), "weight")
     places = listed([*dict.fromkeys(each.place for each in weights)])
