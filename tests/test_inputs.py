@@ -518,12 +518,12 @@ def test_what_fails_before_the_step_is_told_apart():
     assert [doubt.message for doubt in found.doubts] == ["making the step ready stopped: ValueError: it stays"]
 
 
-@torch.library.custom_op("cnnprof_inputs::twice", mutates_args=())
+@torch.library.custom_op("cnnprof_test_inputs::twice", mutates_args=())
 def twice(x: torch.Tensor) -> torch.Tensor:
     return x + x
 
 
-LIBRARY = torch.library.Library("cnnprof_tests_too", "DEF")
+LIBRARY = torch.library.Library("cnnprof_test_inputs_too", "DEF")
 LIBRARY.define("thrice(Tensor x) -> Tensor")
 LIBRARY.impl("thrice", lambda x: torch.add(x, x, alpha=2), "CPU")
 
@@ -531,8 +531,8 @@ LIBRARY.impl("thrice", lambda x: torch.add(x, x, alpha=2), "CPU")
 @pytest.mark.parametrize(
     ("operator", "named"),
     [
-        (twice, "cnnprof_inputs::twice"),
-        (lambda x: torch.ops.cnnprof_tests_too.thrice(x), "cnnprof_tests_too::thrice"),
+        (twice, "cnnprof_test_inputs::twice"),
+        (lambda x: torch.ops.cnnprof_test_inputs_too.thrice(x), "cnnprof_test_inputs_too::thrice"),
     ],
 )
 def test_an_operator_without_a_rule_for_shapes_is_measured(operator, named):
