@@ -31,7 +31,7 @@ def main(root: str, commit: str, path: str) -> None:
 
 
 LISTING = ("ls-files", "--stage", "-z")
-"""Of git: what `submodules` reads."""
+"""Arguments of git, whose output `submodules` reads."""
 
 
 def submodules(listed: str) -> dict[Path, str]:

@@ -43,7 +43,7 @@ def sanity(
 
     It is tried on new networks, or on copies of a given module, which stays as it is; so do random states. Without
     labels, which is where a `loss` of the output alone is given, images are random and what needs labels is skipped.
-    What `timeout_s` seconds leave no time for is in `not_asked`; no verdict else depends on how long it takes.
+    Checks that `timeout_s` seconds leave no time for are in `not_asked`; otherwise no verdict depends on time.
     Raises UsageError for what is no classifier, has fewer outputs than the data have classes, or refuses its images.
     """
     started = time.monotonic()

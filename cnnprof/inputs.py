@@ -1,4 +1,4 @@
-"""What a network is fed: tensors in any nest, moved and made. No networks."""
+"""The inputs of networks: tensors in any nest, moved and made, the types they have, and the memory that they share."""
 
 import copy
 import dataclasses

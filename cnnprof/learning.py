@@ -289,7 +289,7 @@ class Experiment:
         )
 
     def _trial(self, subject: Subject) -> Trial:
-        """Put a model that has learned nothing to the first batch."""
+        """Make a trial of an untrained model on the first batch."""
         (first, *_) = batches(self.pictures[subject.name], "train", self.config.batch_size, device=self.config.device)
         return Trial(subject.build, [first], seed=self.config.seeds[0], device=self.config.device)
 

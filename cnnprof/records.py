@@ -213,7 +213,7 @@ class Analysis(Shown):
     model: str
     input_size: Size | None
     batch_size: int | None
-    """Images that were counted; None of inputs of its own that nobody named a batch of."""
+    """Images that were counted; None for inputs of its own whose batch nobody named."""
     totals: Totals
     coverage: float
     uncounted: tuple[Uncounted, ...]

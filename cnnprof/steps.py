@@ -86,7 +86,7 @@ def type_name(module: nn.Module, settings: Settings) -> str:
 
 
 def _move(module: nn.Module, device: torch.device) -> None:
-    """Move a module, unless it is there: one that has attributes of torch's own names may not bear it."""
+    """Move a module, unless it is there: one that has attributes of torch's own names may fail."""
     standing = module_tree.tensors(module)
     if device.type != "cpu" or any(tensor.device != device for tensor in standing):
         module.to(device)

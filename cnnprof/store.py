@@ -107,7 +107,7 @@ def _from_document(document: Any, source: str, kinds: Mapping[str, type]) -> obj
     if not str(schema).startswith("cnnprof.") or kind not in kinds:
         usual, theirs = f"cnnprof.{next(iter(kinds))}/{VERSION}", _writer(document)
         found = f"it looks like JSON of {theirs}" if theirs else f"its schema is {schema!r}"
-        also = "; of others, report reads what pytest-benchmark stored" if theirs else ""
+        also = "; report reads stored runs of pytest-benchmark, too" if theirs else ""
         raise UsageError(f"{source}: {found}; one such as {usual} was expected{also}")
     if version != str(VERSION):
         raise UsageError(f"{source}: schema {schema} is not of this cnnprof, which reads cnnprof.{kind}/{VERSION}")

@@ -318,6 +318,16 @@ def distance(value: float) -> str:
     return f"{value:.6f}" if value == 0 or abs(value) >= 1e-4 else f"{value:.1e}"
 
 
+def per_image(known: bool) -> str:
+    """Say of which a figure is: of an image, or of a call where the batch is not known."""
+    return "per image" if known else "a call"
+
+
+def an_image(known: bool) -> str:
+    """Say the same in a sentence."""
+    return "an image" if known else "a call"
+
+
 def plural(number: int, noun: str) -> str:
     """1 operator, 2 operators, 2 classes."""
     return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")

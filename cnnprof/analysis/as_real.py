@@ -30,9 +30,9 @@ IN_PLACE: Mapping[Any, Any] = {
     aten.index_put.default: aten.index_put_.default,
     aten.index_add.default: aten.index_add_.default,
 }
-"""How gradients fill zeros of real tensors, not of a class of its own (torch/csrc/autograd/FunctionsManual.cpp)."""
+"""How gradients fill zeros of real tensors, not of subclasses (torch/csrc/autograd/FunctionsManual.cpp)."""
 BY_VALUES = frozenset({"aten::prod", "aten::cumprod"})
-"""Operators whose backward pass does otherwise where there are zeros (the same file)."""
+"""Operators whose backward pass differs where there are zeros (the same file)."""
 
 
 class AsReal(TorchFunctionMode):

@@ -194,7 +194,7 @@ class _StandIn:
         self._dtype, self._device = steps.asked_type(settings), torch.device(settings.device)
         self._channels_last, self._mode, self._values = settings.channels_last, mode, values
         self._storages: dict[int, torch.Tensor] = {}
-        """A tensor that lies in each storage from its begin on."""
+        """By storage, a tensor that lies in it from its start on."""
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         made = rebuild(tensor, self._made)
@@ -202,7 +202,7 @@ class _StandIn:
         return made.requires_grad_() if tensor.requires_grad and tensor.is_leaf else made
 
     def for_inputs(self, inputs: Inputs) -> Inputs:
-        """Take as much memory for inputs as they reach over: they may be a few images of a large set."""
+        """Allocate for inputs only the memory that they span: they may be a few images of a large set."""
 
         def place(like: torch.Tensor, first: int, last: int) -> torch.Tensor:
             return torch.empty(last - first, dtype=torch.uint8, device=self._device)

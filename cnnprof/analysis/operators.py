@@ -197,7 +197,7 @@ def _as_one(parts: Sequence[Effect]) -> list[Effect]:
 
 
 class _ComplexConvolutions(TorchFunctionMode):
-    """Tells the three real convolutions of a complex one, which autograd does not show whole, and their gradients."""
+    """Recognizes the three real convolutions of a complex one, and their gradients: autograd never shows it whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class _ComplexConvolutions(TorchFunctionMode):
         """Which of the three a node of autograd is of, by its number."""
 
     def install(self) -> None:
-        """Enter below every other mode, so that those may end in their order: it is told when complex tensors come."""
+        """Enter below every other mode, so that those may end in their order: complex tensors may come late."""
         self._stack([self, *self._others()])
 
     def remove(self) -> None:

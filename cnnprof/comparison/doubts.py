@@ -287,8 +287,7 @@ def _about_ratios(contrast: Contrast) -> Iterator[Doubt]:
 
 def match_text(candidate: Candidate, match: Match) -> str:
     """Say what was chosen: channels=1055 comes nearest, with 1,179,032 parameters, 0.10 % fewer than ..."""
-    known = batches_known(candidate)
-    what = {"params": "parameters", "macs": f"MACs {'an image' if known else 'a call'}"}[match.by]
+    what = {"params": "parameters", "macs": f"MACs {units.an_image(batches_known(candidate))}"}[match.by]
     near = units.difference(match.ratio, "fewer than", "more than")
     chosen = f"{match.argument}={match.value} comes nearest, with {units.integer(match.count)} {what}"
     return f"{chosen}, {near} the {units.integer(match.wanted)} to match"

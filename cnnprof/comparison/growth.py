@@ -16,7 +16,7 @@ from cnnprof import statistics, units
 from cnnprof.records import Candidate, Latency, Mode
 
 LEAST = 0.02
-"""Growth, in logs, that is told: of a session from its first round to its last, or of a run."""
+"""The least growth that is reported, as a logarithm: of a session from its first round to its last, or of a run."""
 
 CONFIDENCE = 0.998
 """Two-sided: sessions in which nothing grows are taken for growing in one of a thousand cases."""

@@ -55,7 +55,7 @@ TRIED_BYTES = 4 << 20
 MOST_BYTES = 128 << 20
 """No call is made that may take more."""
 MULTIPLIED = 16
-"""How much more than its arguments an operator may take of which nothing is known."""
+"""The most that an unknown operator may take, as a multiple of its arguments' size."""
 _TRIED_SHARE = 0.9
 MOST_AXES = 4
 LEAST_ROWS = 8

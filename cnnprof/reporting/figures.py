@@ -246,7 +246,7 @@ def by_layer(candidate: Candidate, colour: int = 1) -> str | None:
         width = (WIDTH - left - gap) / 2 if has_macs and has_time else WIDTH - left
         if has_macs:
             axes = _axes(figure, left, below, width, height)
-            _draw_macs(axes, rows, _STAND_INS[colour], "per image" if batches_known(candidate) else "a call")
+            _draw_macs(axes, rows, _STAND_INS[colour], units.per_image(batches_known(candidate)))
             _label_rows(axes, [row.label for row in rows])
         if has_time:
             axes = _axes(figure, left + (width + gap if has_macs else 0), below, width, height)

@@ -438,7 +438,7 @@ def _doubts_about(run: Run, key: str) -> Iterator[str]:
 
 def _analysis_cards(analysis: Analysis) -> list[Card]:
     totals, batch = analysis.totals, analysis.images
-    per = "a call" if analysis.batch_size is None else "per image"
+    per = units.per_image(analysis.batch_size is not None)
     unit = units.gigas([totals.macs / batch])
     outputs, weights = units.count(totals.activations / batch), units.bytes_(totals.param_bytes)
     numbers = (

@@ -229,8 +229,8 @@ def per_image(run: Run) -> bool:
 
 
 def an_image(analysis: Analysis) -> str:
-    """Say of which its figures are."""
-    return "a call" if analysis.batch_size is None else "an image"
+    """Say whether its figures are of an image or of a call."""
+    return units.an_image(analysis.batch_size is not None)
 
 
 def _macs_row(run: Run) -> Row:
@@ -239,7 +239,7 @@ def _macs_row(run: Run) -> Row:
     complete = [not (p.analysis and p.analysis.uncounted) for p in run.profiles]
     values = tuple(units.macs(value, unit, whole) for value, whole in zip(macs, complete, strict=True))
     note = "FLOPs = 2 x MACs" + ("" if all(complete) else "; not all was counted")
-    label = f"{unit.name}MACs {'per image' if per_image(run) else 'a call'}"
+    label = f"{unit.name}MACs {units.per_image(per_image(run))}"
     return Row("macs", label, values, _versus(run, lambda c: c.macs, "fewer", "more"), note)
 
 

@@ -115,7 +115,7 @@ class _Answer:
 
     @property
     def importing(self) -> bool:
-        """Say whether it came as far as to the file."""
+        """Say whether it reached the import of the file."""
         return self["importing"] is not None
 
     def found(self, path: str | Path) -> list[str]:

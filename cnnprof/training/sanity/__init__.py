@@ -1,7 +1,7 @@
 """Whether a network can learn at all: some ten questions, each with its number and a hint. Knows no models.
 
-Each question is put to a network that is made anew, so that none spoils it for the next. What follows from a failure is
-named a warning, with the failure it follows from: one cause fails one check.
+Most questions are put to a network of their own, so that none spoils it for the next. A consequence of a failure is a
+warning that names it: one cause fails one check.
 """
 
 import warnings

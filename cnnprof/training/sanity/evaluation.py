@@ -164,7 +164,7 @@ def _differ(one: Mode, other: Mode) -> bool:
 
 
 def _settle(trial: Trial, network: nn.Module, few: Sequence[Batch], passes: int, momentum: float) -> None:
-    """Have statistics follow the weights, as many steps would have them. Raises OutOfTimeError."""
+    """Bring statistics up to the weights, as many steps would. Raises OutOfTimeError."""
     network.train()
     norms = [(norm, norm.momentum) for _, norm in _norms(network) if norm.momentum and norm.momentum >= LEAST]
     for norm, own in norms:
@@ -184,7 +184,7 @@ def _norms(network: nn.Module) -> Iterator[tuple[str, _NormBase]]:
 
 
 def _norms_to_blame(network: nn.Module, few: Sequence[Batch]) -> str:
-    """Name the norms that evaluation fails by: those whose statistics are late, or of several places."""
+    """Name the norms to blame: those whose statistics lag, or come from several places."""
     slow = {path: norm.momentum for path, norm in _norms(network) if norm.momentum and norm.momentum < LEAST}
     if slow:
         steps = units.integer(round(math.log(0.1) / math.log1p(-max(slow.values()))))

@@ -39,7 +39,7 @@ def registered(trial: Trial, given: nn.Module | None = None) -> Check:
     found = [*filter(None, (describe(weights), f"eval() does not reach {listed(layers)}" if layers else ""))]
     if found:
         return check(NAME, "failed", float(sum(each.numbers for each in weights)), "; ".join(found), hint_of(weights))
-    return check(NAME, "ok", 0.0, "no weight that gets a gradient is in no parameter")
+    return check(NAME, "ok", 0.0, "every weight that gets a gradient is a parameter")
 
 
 def describe(weights: Sequence[Weight]) -> str:
