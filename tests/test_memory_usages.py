@@ -239,3 +239,28 @@ def test_rows_of_an_image_tell_what_all_take(mode):
     net = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2)))
     found, real = both(net, torch.rand(1, 16, 700, 701), mode)
     assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+
+
+# Gradients, and what is behind a result --------------------------------------------------------------------------------
+
+
+class Force(nn.Module):
+    """Differentiates inside forward, and returns what a graph is behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 1))
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.net(x)
+            (gradient,) = torch.autograd.grad(energy.sum(), x, create_graph=True)
+        return energy, gradient
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_graph_behind_the_result_does_not_stand_before_the_step(mode):
+    found, real = both(Force(), torch.rand(512, 64), mode)
+    assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+    assert not found.doubts

@@ -179,11 +179,10 @@ def _followed(
         if step.optimizer is not None:
             step.optimizer.register_step_pre_hook(watch.enter_optimizer)
         with _told_apart(watch), watch:
-            result = step.run()
+            step.run()  # what it returns is let go of, and with it the graph that is behind it
         if on_cuda and as_real.PRODUCTS & set(watch.operators):
             watch.keep(as_real.WORKSPACE_BYTES, "cuBLAS's workspace")
-        course = watch.course(mode, step, {path: type(part).__name__ for path, part in shadow.clones.items()}, result)
-        del result
+        course = watch.course(mode, step, {path: type(part).__name__ for path, part in shadow.clones.items()})
     return course
 
 
@@ -455,7 +454,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for block in self._blocks:
             block.start = 0
 
-    def course(self, mode: Mode, step: steps.Step, kinds: Mapping[str, str], result: Any) -> Course:
+    def course(self, mode: Mode, step: steps.Step, kinds: Mapping[str, str]) -> Course:
         """Say what every storage was for, once the step is done."""
         for category, tensors in (
             ("inputs", step.standing()),
@@ -466,9 +465,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ):
             for block in self._blocks_of(tensors):
                 block.category = category  # type: ignore[assignment]
-        results = set(map(id, self._blocks_of(tensors_in(result))))
         for block in self._blocks:
-            kept = block.end is None and id(block) not in results
+            kept = block.end is None
             if kept and block.category == "temporaries":
                 block.category = "buffers"  # a cache of the model's own, or a library's
             if kept and block.category != "gradients":
