@@ -312,6 +312,22 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     yield from _found(value, set())
 
 
+def unregistered(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the tensors that only attributes of a tree hold, alone or in containers, of layers in a list too."""
+    registered = {*map(id, module_tree.modules(module)), *map(id, module_tree.tensors(module))}
+    for part in module_tree.modules(module):
+        for leaf in pytree.tree_leaves([value for name, value in vars(part).items() if name not in _REGISTERS]):
+            if id(leaf) in registered:
+                continue
+            if isinstance(leaf, nn.Module):
+                yield from module_tree.tensors(leaf)
+            elif isinstance(leaf, torch.Tensor):
+                yield leaf
+
+
+_REGISTERS = ("_parameters", "_buffers", "_modules")
+
+
 def _found(value: Any, around: set[int]) -> Iterator[torch.Tensor]:
     """Yield the tensors of a value that lies within `around`, which a nest may hold again."""
     if isinstance(value, torch.Tensor):

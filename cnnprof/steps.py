@@ -14,7 +14,7 @@ from torch import nn
 from cnnprof import module_tree, optimizers
 from cnnprof.errors import UsageError
 from cnnprof.gradients import GradientCheck, GradientMode, gradient_mode, strictest
-from cnnprof.inputs import Inputs, floating_types, tensors_in, torch_name
+from cnnprof.inputs import Inputs, floating_types, tensors_in, torch_name, unregistered
 from cnnprof.records import OWN_TYPE, Mode, Settings
 
 Loss = Callable[[Any], torch.Tensor]
@@ -160,9 +160,13 @@ def _forward(
             return called(*inputs.args, **inputs.kwargs)
 
     def standing() -> Iterator[torch.Tensor]:
-        return chain(module_tree.tensors(module), inputs.tensors())
+        return chain(_standing_tensors(module), inputs.tensors())
 
     return Step(forward, module, standing, lambda: None, compiled=settings.compile, device=settings.device)
+
+
+def _standing_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    return chain(module_tree.tensors(module), unregistered(module))
 
 
 def _holds_compiled(module: nn.Module) -> bool:
@@ -204,8 +208,7 @@ def _training_step(
 
     def standing() -> Iterator[torch.Tensor]:
         labels = criterion.labels if isinstance(criterion, DefaultLoss) else ()
-        own = module_tree.tensors(module)
-        return chain(own, inputs.tensors(), tensors_in(dict(optimizer.state)), labels)
+        return chain(_standing_tensors(module), inputs.tensors(), tensors_in(dict(optimizer.state)), labels)
 
     return Step(
         training_step,

@@ -241,7 +241,7 @@ def test_rows_of_an_image_tell_what_all_take(mode):
     assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
 
 
-# Gradients, and what is behind a result --------------------------------------------------------------------------------
+# Gradients, and what is behind a result -------------------------------------------------------------------------------
 
 
 class Force(nn.Module):
@@ -264,3 +264,24 @@ def test_a_graph_behind_the_result_does_not_stand_before_the_step(mode):
     found, real = both(Force(), torch.rand(512, 64), mode)
     assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
     assert not found.doubts
+
+
+class Raw(nn.Module):
+    """Multiplies by a leaf that no parameter holds: its gradient is never set to zero, and added to."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.linear, self.weights = nn.Linear(64, 64), {"raw": torch.rand(64, width, requires_grad=True)}
+
+    def forward(self, x):
+        return self.linear(x) @ self.weights["raw"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("width", [64, 2048])
+def test_a_leaf_that_no_parameter_holds_stands(mode, width):
+    found, real = both(Raw(width), torch.rand(128, 64), mode)
+    assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+    # The layer's parameters, the leaf itself, the input, and at least the two outputs.
+    assert real >= 4 * (64 * 65 + 64 * width + 128 * 64 + 128 * 64 + 128 * width)
+    assert found.predicted.at_peak["buffers"] == (2 if mode == "training" else 1) * 4 * 64 * width

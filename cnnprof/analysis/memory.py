@@ -49,6 +49,7 @@ from cnnprof.inputs import (
     rebuild,
     tensors_in,
     torch_name,
+    unregistered,
     view_in,
 )
 from cnnprof.records import (
@@ -174,6 +175,10 @@ def _followed(
             raise
         except (Exception, SystemExit) as error:  # torch, copy and the network's own classes may raise anything
             raise Unpredictable(f"it holds what cannot be stood in for: {first_line(error)}") from error
+        if mode == "training" and shadow.unregistered:  # nothing sets their gradients to zero
+            with _told_apart(watch):
+                step.run()
+                step.release()
         shadow.announce(watch.stack)
         watch.stand(step)
         if step.optimizer is not None:
@@ -451,6 +456,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     own.setdefault(id(tensor), path)
         for tensor in step.standing():
             self._note(tensor, "", own.get(id(tensor), ""))
+        for tensor in _gradients(unregistered(step.module)):
+            self._note(tensor, "", "")
         for block in self._blocks:
             block.start = 0
 
@@ -460,7 +467,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             ("inputs", step.standing()),
             ("optimizer_state", tensors_in(dict(step.optimizer.state)) if step.optimizer else ()),
             ("buffers", module_tree.buffers(step.module)),
-            ("gradients", (tensor.grad for tensor in step.standing() if tensor.grad is not None)),
+            ("gradients", _gradients(step.standing())),
+            ("buffers", chain(unregistered(step.module), _gradients(unregistered(step.module)))),
             ("parameters", module_tree.parameters(step.module)),
         ):
             for block in self._blocks_of(tensors):
@@ -560,6 +568,10 @@ def _of_one_holder() -> tuple[int, int, int]:
         with (looking := Looking()):  # type: ignore[no-untyped-call]
             loss.backward()  # type: ignore[no-untyped-call]
     return looking.found
+
+
+def _gradients(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    return (tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None)
 
 
 def _storages(args: Any) -> Iterator[int]:
