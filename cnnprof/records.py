@@ -6,7 +6,7 @@ stand in the names; text is made in units and reporting alone. Unknown is None; 
 
 import math
 import statistics as stdlib_statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -459,10 +459,19 @@ class Laid:
             expected *= length
         return True
 
+    @property
+    def is_channels_last(self) -> bool:
+        """Say whether the elements of (N, C, ...) lie without gaps, and the channels of a place side by side."""
+        rank = len(self.shape)
+        return rank > 2 and self._permuted((0, *range(2, rank), 1)).is_contiguous
+
     def transposed(self, one: int, other: int) -> "Laid":
         """Return it with two dimensions swapped."""
         order = list(range(len(self.shape)))
         order[one], order[other] = other, one
+        return self._permuted(order)
+
+    def _permuted(self, order: Sequence[int]) -> "Laid":
         return replace(self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order))
 
     def with_length(self, dimension: int, length: int) -> "Laid":

@@ -5,6 +5,7 @@ they are of the CPU then, and the calls whose memory differs are made as CUDA ha
 though not into tensors of a class of its own, it is told to.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,6 +34,31 @@ IN_PLACE: Mapping[Any, Any] = {
 """How gradients fill zeros of real tensors, not of subclasses (torch/csrc/autograd/FunctionsManual.cpp)."""
 BY_VALUES = frozenset({"aten::prod", "aten::cumprod"})
 """Operators whose backward pass differs where there are zeros (the same file)."""
+
+
+def asked_for(func: Any, args: Sequence[Any], output: Any) -> Any:
+    """Leave out the gradients that batch norm's backward operator is not asked for: on shapes alone it makes them."""
+    if func is not aten.native_batch_norm_backward.default:
+        return output
+    return tuple(gradient if asked else None for gradient, asked in zip(output, args[-1], strict=True))
+
+
+def columns_to_image(
+    columns: torch.Tensor,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> torch.Tensor:
+    """Make an image of columns (N, channels * window, positions) in as much memory as they take (Col2Im.cpp)."""
+    columns = columns.contiguous()
+    channels = columns.shape[-2] // math.prod(kernel_size)
+    return torch.empty_like(columns).resize_(*columns.shape[:-2], channels, *output_size)
+
+
+DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {aten.col2im.default: columns_to_image}
+"""Operators whose outputs reserve more than their shapes tell."""
 
 
 class AsReal(TorchFunctionMode):

@@ -320,7 +320,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made_by: dict[int, str] = {}
         """By autograd's number of a forward operator: the module that called it."""
         self.values = Values()
-        self._decompositions = attention.decompositions(as_real.attention if backend == "CUDA" else None)
+        if backend == "CUDA":
+            self._decompositions = attention.decompositions(as_real.attention)
+        else:
+            self._decompositions = {**attention.decompositions(), **as_real.DECOMPOSITIONS}
 
     supports_higher_order_operators = True
 
@@ -382,7 +385,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _made(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on shapes; on values, where those are known and shapes alone do not tell."""
         try:
-            output = _called(func, args, kwargs)
+            output = as_real.asked_for(func, args, _called(func, args, kwargs))
         except _READ_VALUES:
             output = self.values.answer(func, args, kwargs)
             if output is NotImplemented:

@@ -375,9 +375,44 @@ def _copied_if_strided(arguments: Sequence[Any]) -> int:
 
 
 def _product(arguments: Sequence[Any]) -> int | None:
-    """In half precision oneDNN packs operands, into how much it does not tell; complex conjugates may be copied."""
-    dtypes = {value.dtype for value in arguments if isinstance(value, Laid)}
-    return 0 if dtypes <= {"float32", "float64"} else None
+    """Copy a matrix that BLAS cannot read as it lies (aten/native/LinearAlgebra.cpp).
+
+    In half precision oneDNN packs operands, into how much it does not tell; complex conjugates may be copied.
+    """
+    tensors = [value for value in arguments if isinstance(value, Laid)]
+    if not {tensor.dtype for tensor in tensors} <= {"float32", "float64"}:
+        return None
+    first, second = tensors[-2:]
+    rows, inner = first.shape[-2:]
+    if len(first.shape) == 3 and rows * inner * second.shape[-1] < _BY_LOOPS:
+        return 0
+    return sum(_copied_for_blas(each) for each in (first, second) if len(each.shape) > 1)
+
+
+_BY_LOOPS = 400
+"""Multiplications of each pair in a batch, below which no BLAS is called (bmm_out_or_baddbmm_ in the same file)."""
+
+
+def _copied_for_blas(matrices: Laid) -> int:
+    """Return the bytes of one matrix that must be copied; those of a batch are copied one after the other."""
+    (rows, columns), (down, along) = matrices.shape[-2:], matrices.stride[-2:]
+    if (along == 1 and down >= max(1, columns)) or (down == 1 and along >= max(1, rows)):
+        return 0
+    return rows * columns * matrices.itemsize
+
+
+def _matrix_by_vector(arguments: Sequence[Any]) -> int:
+    """Copy a matrix that gemv cannot read as it lies (aten/native/Blas.cpp)."""
+    return 0 if 1 in arguments[0].shape else _copied_for_blas(arguments[0])
+
+
+def _batch_norm_backward(arguments: Sequence[Any]) -> int:
+    """The input's gradient is made twice where both tensors lie alike, else sums by channel are kept."""
+    gradient, values = arguments[:2]
+    both = gradient, values
+    if not (all(each.is_contiguous for each in both) or all(each.is_channels_last for each in both)):
+        return int(values.shape[1] * values.itemsize)
+    return int(values.nbytes) if arguments[-1][0] else 0
 
 
 FORMULAS: Mapping[str, Callable[[Sequence[Any]], int | None]] = {
@@ -387,8 +422,9 @@ FORMULAS: Mapping[str, Callable[[Sequence[Any]], int | None]] = {
     "aten::addmm": _product,
     "aten::bmm": _product,
     "aten::baddbmm": _product,
+    "aten::mv": _matrix_by_vector,
     "aten::roll": _copied_if_strided,  # aten/native/TensorTransformations.cpp
-    "aten::native_batch_norm_backward": _copied_if_strided,  # aten/native/Normalization.cpp
+    "aten::native_batch_norm_backward": _batch_norm_backward,  # aten/native/Normalization.cpp
 }
 _UNKNOWN = ("aten::mkldnn_rnn_layer", "aten::_fft_")
 """Operators, by how their names begin, that take workspaces which neither a source nor a try tells."""
@@ -422,7 +458,7 @@ OUTPUTS_ALONE = frozenset(
     _log_softmax _log_softmax_backward_data _prelu_kernel _prelu_kernel_backward _softmax _softmax_backward_data
     _unsafe_view adaptive_max_pool2d adaptive_max_pool2d_backward arange avg_pool2d avg_pool2d_backward cat
     constant_pad_nd detach embedding embedding_dense_backward empty_like fill full_like gather glu glu_backward
-    lift_fresh max_pool2d_with_indices max_pool2d_with_indices_backward mean mv native_dropout new_empty
+    lift_fresh max_pool2d_with_indices max_pool2d_with_indices_backward mean native_dropout new_empty
     new_empty_strided new_full new_ones new_zeros nll_loss_backward nll_loss_forward ones_like pixel_shuffle
     pixel_unshuffle rand_like randn_like select_backward slice_backward squeeze stack transpose unsqueeze zero
     zeros_like bernoulli normal uniform
