@@ -360,3 +360,11 @@ def test_instance_norm_makes_a_gradient_twice(affine):
 def test_a_norm_that_comes_first_makes_no_gradient_of_its_input(norm):
     found, real = both(norm, IMAGES, "training")
     assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["quantile", "nanquantile"])
+@pytest.mark.parametrize("owner", [torch, torch.Tensor])
+def test_a_quantile_is_doubted(owner, name, mode):
+    net = Calling(lambda conv, x: getattr(owner, name)(conv(x), 0.5, dim=1), nn.Conv2d(16, 16, 1))
+    assert predict_memory(net, inputs=IMAGES, mode=mode).predicted.not_known == (name,)

@@ -62,14 +62,17 @@ DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {aten.col2im.default: columns
 
 
 class AsReal(TorchFunctionMode):
-    """Makes some calls as real tensors have them, of the CPU or of CUDA."""
+    """Makes some calls as real tensors have them, of the CPU or of CUDA, and names those that it cannot."""
 
-    def __init__(self, on_cuda: bool) -> None:
+    def __init__(self, on_cuda: bool, name: Callable[[str], None]) -> None:
         super().__init__()
         self._instead = _ON_CUDA if on_cuda else _ON_CPU
+        self._name = name
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace a call that stands in the table."""
+        if func in _BY_SELECTION:
+            self._name(func.__name__)
         return self._instead.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -130,5 +133,7 @@ def attention(
     return efficient(query, key, value, mask, keeps, dropout_p, is_causal, scale=scale)[0]  # type: ignore[no-any-return]
 
 
+_BY_SELECTION = frozenset({torch.quantile, torch.nanquantile, torch.Tensor.quantile, torch.Tensor.nanquantile})
+"""Real tensors are partly sorted in place, as their number and their ranks have it; shapes alone are sorted whole."""
 _ON_CPU: Mapping[Any, Callable[..., Any]] = {F.linear: linear}
 _ON_CUDA = {**_ON_CPU, F.dropout: _dropout, F.scaled_dot_product_attention: attention}

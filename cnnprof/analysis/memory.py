@@ -164,7 +164,7 @@ def _followed(
         unlogged(FakeTensorMode.__module__),
         undisturbed("enable_grad"),
         _uncollected(),
-        as_real.AsReal(on_cuda=pretending),
+        as_real.AsReal(pretending, watch.not_seen.add),
         as_real.allow_fast_path(),
     ):
         stand_in = _StandIn(settings, fake, watch.values)
