@@ -4,7 +4,9 @@ followed on fake tensors -> what kernels take is added -> the highest point; the
 """
 
 import dataclasses
+import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -223,7 +225,9 @@ class _Question:
         except UsageError as error:
             hint = f"; {LEAST_OF_BATCH_NORM}" if ONE_VALUE in str(error) else ""
             raise UsageError(f"{self.subject.name}: {error}{hint}") from None
-        except (MemoryError, RuntimeError) as error:  # of our own: what a network raises is told above
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(text in str(error) for text in NO_ROOM):
+                raise
             short = "this process gets no threads or memory for a prediction"
             raise UsageError(f"{self.subject.name}: {short} ({said(error)}): raise its limit") from error
         if not on_cpu:
@@ -233,6 +237,8 @@ class _Question:
 
 ONE_VALUE = "more than 1 value per channel"
 """What batch norm says of a training batch that leaves it nothing to normalise by."""
+NO_ROOM = (os.strerror(errno.EAGAIN), "can't start new thread", "not enough memory")
+"""RuntimeErrors of the C++ library, of Python and of torch's allocator where the system gives no more."""
 LEAST_OF_BATCH_NORM = "batch norm trains on 2 images or more: -b 2"
 _READ_VALUES = {"lbfgs": "calls the model as often as its line search asks", "asgd": "reads values of its state"}
 

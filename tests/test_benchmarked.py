@@ -295,9 +295,8 @@ def test_json_of_other_programs_is_named(typed, tmp_path, theirs, found):
     for command in (["report"], ["gate", "--fail-on", "params:0%", "--against", tmp_path / "baseline.json"]):
         code, _, err = typed(*command, tmp_path / "run.json")
         assert (code, err.count("\n")) == (2, 1)
-        assert (
-            f"run.json: it looks like JSON of {theirs}; one such as cnnprof.analysis/1 was expected; of others, " in err
-        )
+        said = f"run.json: it looks like JSON of {theirs}; one such as cnnprof.analysis/1 was expected; report reads "
+        assert said in err
 
 
 def test_a_run_of_pytest_benchmark_is_no_run_for_a_gate(typed, tmp_path):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from cnnprof import predict_memory, steps
+from cnnprof import footprint, predict_memory, steps
+from cnnprof.errors import UsageError
 from cnnprof.inputs import Inputs
 from cnnprof.measurement import kernels, memory, operators
 from cnnprof.records import Kernel, Laid, MemoryProfile, Settings
@@ -368,3 +369,28 @@ def test_a_norm_that_comes_first_makes_no_gradient_of_its_input(norm):
 def test_a_quantile_is_doubted(owner, name, mode):
     net = Calling(lambda conv, x: getattr(owner, name)(conv(x), 0.5, dim=1), nn.Conv2d(16, 16, 1))
     assert predict_memory(net, inputs=IMAGES, mode=mode).predicted.not_known == (name,)
+
+
+# Limits of the process -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Resource temporarily unavailable"), RuntimeError("can't start new thread"), MemoryError()]
+)
+def test_a_process_without_room_is_told_to_raise_its_limit(monkeypatch, error):
+    monkeypatch.setattr(footprint.following, "followed", raising(error))
+    with pytest.raises(UsageError, match=r"this process gets no threads or memory for a prediction .*raise its limit"):
+        predict_memory(nn.Linear(8, 8), (8,), 2)
+
+
+def test_an_error_of_our_own_is_no_lack_of_memory(monkeypatch):
+    monkeypatch.setattr(footprint.following, "followed", raising(RuntimeError("deque mutated during iteration")))
+    with pytest.raises(RuntimeError, match="deque mutated during iteration"):
+        predict_memory(nn.Linear(8, 8), (8,), 2)
+
+
+def raising(error: Exception):
+    def followed(*args, **kwargs):
+        raise error
+
+    return followed
