@@ -20,6 +20,7 @@ import torch
 
 from cnnprof import machine, module_tree, optimizers, origin, steps, timing, units
 from cnnprof.analysis import memory as following
+from cnnprof.analysis import packed
 from cnnprof.errors import UsageError, said
 from cnnprof.measurement import kernels, latency, memory, operators
 from cnnprof.models import catalog
@@ -389,6 +390,11 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
     if predicted.not_known:
         named = ", ".join(predicted.not_known)
         found.append(Doubt("temporaries", f"what {named} take beyond what can be followed is not known"))
+    parts = module_tree.modules(question.subject.module)
+    beside = sum(packed.stored_bytes(each) for part in parts for each in packed.of_module(part).values())
+    if beside:
+        kept = f"{units.bytes_(beside)} of packed weights stand beside it, in memory of the kernels' own"
+        found.append(Doubt("parameters", kept))
     if predicted.not_drawn:
         left_out = f"away from the peak the curve leaves out what {predicted.not_drawn} kernels take for themselves"
         found.append(Doubt("timeline", left_out, "--measure tries them all"))

@@ -371,6 +371,38 @@ def test_a_quantile_is_doubted(owner, name, mode):
     assert predict_memory(net, inputs=IMAGES, mode=mode).predicted.not_known == (name,)
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_packed_weights_are_followed_each_time_and_said_to_stand_beside():
+    net = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(64, 64)), {nn.Linear}, torch.qint8)
+    for _ in range(2):
+        found, real = both(net, torch.rand(8, 64), "inference")
+        assert found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+        # Weights of a byte each, and a bias of four: 64 * 64 + 4 * 64 = 4,352 bytes.
+        assert [doubt.message.split(" of ")[0] for doubt in found.doubts] == ["4.25 KiB"]
+
+
+LARGE = torch.rand(1, 16, 300, 301)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(16, 16, 7, dilation=2, stride=4, padding=6),
+        nn.Conv2d(16, 32, 7, padding=3, groups=16),
+        nn.Conv2d(16, 32, 3, dilation=3, padding=1),
+        nn.ConvTranspose2d(16, 16, 5, stride=4),
+    ],
+)
+def test_rows_of_an_image_do_not_tell_of_other_windows(layer, monkeypatch):
+    monkeypatch.setattr(kernels, "MOST_BYTES", 4 << 20)
+    found, real = both(layer, LARGE, "training")
+    exact = found.predicted.peak_bytes == pytest.approx(real, rel=WITHIN)
+    assert exact or "convolution_backward" in found.predicted.not_known
+    plain = predict_memory(nn.Conv2d(16, 16, 3), inputs=LARGE, mode="inference")
+    assert not plain.predicted.not_known
+
+
 # Limits of the process -----------------------------------------------------------------------------------------------
 
 

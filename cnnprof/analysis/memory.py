@@ -32,7 +32,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnprof import module_tree, optimizers, steps
-from cnnprof.analysis import as_real, attention, higher_order
+from cnnprof.analysis import as_real, attention, higher_order, packed
 from cnnprof.analysis.operators import has_kernel, is_composite, writes_in_place
 from cnnprof.analysis.shadow import Shadow, undisturbed
 from cnnprof.analysis.trace import unlogged
@@ -167,6 +167,8 @@ def _followed(
         as_real.AsReal(pretending, watch.not_seen.add),
         as_real.allow_fast_path(),
     ):
+        if any(map(packed.of_module, module_tree.modules(module))):  # its keys compare arguments: these refuse
+            fake.cache_enabled = False
         stand_in = _StandIn(settings, fake, watch.values)
         try:
             shadow = Shadow(module, stand_in, training=mode == "training")

@@ -224,22 +224,26 @@ def _axes(call: Kernel) -> list[Axis]:
     place, dimension = next(iter(batched.items()))
     batch = Axis(call.arguments[place].shape[dimension], {at: (along, 1) for at, along in batched.items()}, exact=EXACT)
     if "convolution" in call.operator:
-        spatial = [_window_axis(call, each) for each in range(len(_weight(call).shape) - 2)]
+        window = range(len(_weight(call).shape) - 2) if _grows_by_rows(call) else ()
+        spatial = [_window_axis(call, each) for each in window]
         return [batch, *spatial] if batch.length > EXACT else [*spatial, batch]
     channels = [Axis(call.arguments[0].shape[1], dict.fromkeys(batched, (1, 1)), 1)]
     return [batch, *(channels if "upsample" in call.operator else [])]
 
 
+def _grows_by_rows(convolution: Kernel) -> bool:
+    """Say whether rows of an image tell what all take: others go other ways by its size."""
+    source = _source(convolution)
+    stride, _, dilation, transposed, _, groups = convolution.arguments[source + 3 : source + 9]
+    return not transposed and groups == 1 and {*stride, *dilation} == {1}
+
+
 def _window_axis(convolution: Kernel, spatial: int) -> Axis:
-    """Cut a spatial dimension by whole strides, so that the remainder at its end stays the same."""
+    """Cut a spatial dimension of a convolution of stride one."""
     source, dimension = _source(convolution), 2 + spatial
-    stride, padding, dilation, transposed = convolution.arguments[source + 3 : source + 7]
-    step, around = _of(stride, spatial), _of(padding, spatial)
-    window = 1 + _of(dilation, spatial) * (_weight(convolution).shape[dimension] - 1)
-    mine, others = (1, step) if transposed else (step, 1)
-    places = {source: (dimension, mine), **({0: (dimension, others)} if source else {})}
-    least = (window + 2 * around) // mine + LEAST_ROWS
-    return Axis(convolution.arguments[source].shape[dimension] // mine, places, dimension, least)
+    places = {source: (dimension, 1), **({0: (dimension, 1)} if source else {})}
+    least = _weight(convolution).shape[dimension] + 2 * _of(convolution.arguments[source + 4], spatial) + LEAST_ROWS
+    return Axis(convolution.arguments[source].shape[dimension], places, dimension, least)
 
 
 def _of(lengths: Sequence[int], spatial: int) -> int:
