@@ -345,6 +345,24 @@ NORMS = [
 ]
 
 
+def group_norm_backward(gradient, values, asked=(True, True, True)) -> Kernel:
+    statistics, scale = laid(torch.empty(4, 4)), laid(torch.empty(16))
+    arguments = (laid(gradient), laid(values), statistics, statistics, scale, 4, 16, 1024, 4, asked)
+    return Kernel("aten::native_group_norm_backward", arguments)
+
+
+def batch_norm(values: torch.Tensor, training: bool) -> Kernel:
+    return Kernel("aten::native_batch_norm", (laid(values), *[laid(torch.empty(16))] * 4, training, 0.1, 1e-5))
+
+
+NORMS += [
+    *(batch_norm(values, training) for values in (Y, LAST, Y[:, :, 0, 0].contiguous()) for training in (True, False)),
+    *(Kernel("aten::native_group_norm", (laid(values), None, None, 4, 16, 1024, 4, 1e-5)) for values in (Y, LAST)),
+    *(group_norm_backward(gradient, values) for gradient in (Y, LAST) for values in (Y, LAST)),
+    group_norm_backward(Y[:1, :1, :1, :1].expand(4, 16, 32, 32), Y, asked=(False, True, True)),
+]
+
+
 @pytest.mark.parametrize("call", PRODUCTS + NORMS)
 def test_formulas_say_what_a_try_shows(call):
     outputs, *events = kernels._tried(call)
@@ -401,6 +419,23 @@ def test_rows_of_an_image_do_not_tell_of_other_windows(layer, monkeypatch):
     assert exact or "convolution_backward" in found.predicted.not_known
     plain = predict_memory(nn.Conv2d(16, 16, 3), inputs=LARGE, mode="inference")
     assert not plain.predicted.not_known
+
+
+def test_all_that_a_prediction_tries_keeps_within_a_budget(monkeypatch, tmp_path):
+    made = []
+
+    def tried(call):
+        made.append(call)
+        return original(call)
+
+    original = kernels._tried
+    monkeypatch.setattr(kernels, "_tried", tried)
+    monkeypatch.setattr(kernels, "_place", lambda: tmp_path / "kernels.json")
+    monkeypatch.setattr(kernels, "BUDGET_BYTES", 64 << 20)
+    layers = [nn.Conv2d(16 * each, 16 * each + 16, 3) for each in range(1, 7)]
+    found = predict_memory(nn.Sequential(*layers), (16, 512, 500), batch_size=1, mode="inference")
+    assert 0 < sum(map(kernels.expected_bytes, made)) <= 64 << 20
+    assert found.predicted.not_known == ("convolution",)
 
 
 # Limits of the process -----------------------------------------------------------------------------------------------

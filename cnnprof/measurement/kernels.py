@@ -56,7 +56,10 @@ MOST_BYTES = 128 << 20
 """No call is made that may take more."""
 MULTIPLIED = 16
 """The most that an unknown operator may take, as a multiple of its arguments' size."""
-_TRIED_SHARE = 0.9
+BUDGET_BYTES = 4 << 30
+"""All calls of a prediction together: so much takes about a second. Beyond, calls are doubted by name."""
+_TRIED_SHARE = 0.45
+"""Of the most, for calls that are cut: two are made for each length."""
 MOST_AXES = 4
 LEAST_ROWS = 8
 """Of a convolution's output beyond its window."""
@@ -69,7 +72,7 @@ MANY = 16
 def hidden_bytes(kernels: Sequence[Kernel]) -> dict[Kernel, int | None]:
     """Return what each call takes beyond its outputs; None where trying it fails, or would take too much."""
     known = _known()
-    found = Tries({**known})
+    found = Tries({**known}, BUDGET_BYTES)
     with torch.random.fork_rng(devices=[]):
         hidden = {kernel: _hidden(kernel, found) for kernel in kernels}
     if len(found.known) > len(known):
@@ -118,6 +121,7 @@ class Tries:
 
     known: dict[Key, list[int]]
     """Bytes of the outputs, then the allocator's events."""
+    left_bytes: int
 
     def events(self, call: Kernel, axes: Sequence["Axis"] | None = None) -> list[int] | None:
         """Make a call; or two smaller ones, which are extended. None where that cannot be done."""
@@ -142,6 +146,9 @@ class Tries:
         key = json.dumps([call.operator, call.overload, call.arguments, call.named], default=_text)
         if key in self.known:
             return self.known[key]
+        self.left_bytes -= expected_bytes(call)
+        if self.left_bytes < 0:
+            return None
         events = _tried(call)
         if events is not None and _is_repeatable((call.arguments, call.named)):
             self.known[key] = events
@@ -419,6 +426,29 @@ def _batch_norm_backward(arguments: Sequence[Any]) -> int:
     return int(values.nbytes) if arguments[-1][0] else 0
 
 
+def _batch_norm(arguments: Sequence[Any]) -> int:
+    """Keep factors by channel; where channels do not lie apart, sums as well."""
+    values = arguments[0]
+    apart = values.is_contiguous and math.prod(values.shape[2:]) > 1
+    sums = 1 if arguments[5] and not apart else 0
+    return int((2 + sums) * values.shape[1] * values.itemsize)
+
+
+def _group_norm(arguments: Sequence[Any]) -> int:
+    """Keep sums by channel and by group where channels lie last; bring other layouts to contiguous memory."""
+    values, batch, channels, groups = arguments[0], arguments[3], arguments[4], arguments[6]
+    if values.is_contiguous:
+        return 0
+    return int(2 * batch * (channels + groups) * values.itemsize if values.is_channels_last else values.nbytes)
+
+
+def _group_norm_backward(arguments: Sequence[Any]) -> int:
+    """Bring the gradient to the layout of the input, and keep two sums by channel of each image."""
+    gradient, values, batch, channels = arguments[0], arguments[1], arguments[5], arguments[6]
+    alike = gradient.is_contiguous if values.is_contiguous else gradient.is_channels_last
+    return int(2 * batch * channels * values.itemsize + (0 if alike else gradient.nbytes))
+
+
 FORMULAS: Mapping[str, Callable[[Sequence[Any]], int | None]] = {
     "aten::_scaled_dot_product_flash_attention_for_cpu": lambda arguments: _attention(arguments, backward=False),
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward": lambda arguments: _attention(arguments, True),
@@ -428,6 +458,9 @@ FORMULAS: Mapping[str, Callable[[Sequence[Any]], int | None]] = {
     "aten::baddbmm": _product,
     "aten::mv": _matrix_by_vector,
     "aten::roll": _copied_if_strided,  # aten/native/TensorTransformations.cpp
+    "aten::native_batch_norm": _batch_norm,
+    "aten::native_group_norm": _group_norm,  # aten/native/cpu/group_norm_kernel.cpp
+    "aten::native_group_norm_backward": _group_norm_backward,
     "aten::native_batch_norm_backward": _batch_norm_backward,  # aten/native/Normalization.cpp
 }
 _UNKNOWN = ("aten::mkldnn_rnn_layer", "aten::_fft_")
