@@ -376,12 +376,12 @@ class _Walk:
 
     def heard(self, effect: Effect, taken: Sequence[torch.Tensor], output: Any) -> None:
         """Give an operator to the module that was entered last."""
+        self._used.update(map(id, taken))  # of either branch of a cond: the pass may reach both
         if self._tried is not None:
             self._tried.append(effect)
             return
         check_operator(self._gradients)
         self._stack[-1].effects.append(effect.hidden() if self._hidden else effect)
-        self._used.update(map(id, taken))
         if self._flow is not None:
             self._flow.heard(self._stack[-1].path, effect, taken, output)
 
