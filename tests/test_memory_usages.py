@@ -431,11 +431,34 @@ def test_all_that_a_prediction_tries_keeps_within_a_budget(monkeypatch, tmp_path
     original = kernels._tried
     monkeypatch.setattr(kernels, "_tried", tried)
     monkeypatch.setattr(kernels, "_place", lambda: tmp_path / "kernels.json")
-    monkeypatch.setattr(kernels, "BUDGET_BYTES", 64 << 20)
+    monkeypatch.setattr(kernels, "BUDGET_BYTES", 200 << 20)
     layers = [nn.Conv2d(16 * each, 16 * each + 16, 3) for each in range(1, 7)]
     found = predict_memory(nn.Sequential(*layers), (16, 512, 500), batch_size=1, mode="inference")
-    assert 0 < sum(map(kernels.expected_bytes, made)) <= 64 << 20
+    assert 0 < sum(map(kernels.expected_bytes, made)) <= 200 << 20
     assert found.predicted.not_known == ("convolution",)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_small"])
+def test_networks_as_they_are_published_are_not_doubted(name, mode):
+    assert not predict_memory(name, batch_size=8, mode=mode).predicted.not_known
+
+
+def test_a_prediction_without_memory_ends_in_a_line_or_a_doubt():
+    script = (
+        "import sys, resource, torch, torch._dynamo, sympy, cnnprof, cnnprof.footprint\n"
+        "from torch import nn\n"
+        "net = nn.Sequential(nn.Conv2d(16, 64, 3), nn.BatchNorm2d(64), nn.Upsample(scale_factor=2, mode='bilinear'))\n"
+        "stands = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (stands + int(sys.argv[1]),) * 2)\n"
+        "try:\n"
+        "    print(cnnprof.predict_memory(net, (16, 256, 256), batch_size=4).predicted.peak_bytes)\n"
+        "except cnnprof.UsageError as error:\n"
+        "    print(error)\n"
+    )
+    for more in (0, 100 << 20, 300 << 20):
+        ran = subprocess.run([sys.executable, "-c", script, str(more)], capture_output=True, text=True, check=True)
+        assert len(ran.stdout.splitlines()) == 1
 
 
 # Limits of the process -----------------------------------------------------------------------------------------------

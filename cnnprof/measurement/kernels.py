@@ -277,11 +277,32 @@ def expected_bytes(call: Kernel) -> int:
         return 2 * int(image.nbytes + math.prod(image.shape[:2]) * math.prod(call.arguments[1]) * image.itemsize)
     if "convolution" not in call.operator:
         windows = (math.prod(laid.shape[2:]) for laid in list(call.tensors())[1:3])
-        return (min(windows, default=1) + 3 if "deform" in call.operator else MULTIPLIED) * _nbytes(call)
-    weight = _weight(call)
-    unfolded = math.prod(weight.shape[2:]) // math.prod(call.arguments[_source(call) + 3]) + 3
-    channels = max(1, weight.shape[0] // max(1, weight.shape[1]))  # an output may be wider than its input
-    return int((_nbytes(call) - weight.nbytes) * (unfolded + channels) + 3 * weight.nbytes)
+        others = COPIES if call.operator in BATCHED else MULTIPLIED
+        return (min(windows, default=1) + 3 if "deform" in call.operator else others) * _nbytes(call)
+    source, weight = _source(call), _weight(call)
+    unfolded = 0 if _is_of_onednn(call) else math.prod(weight.shape[2:]) // math.prod(call.arguments[source + 3])
+    wider = 0 if source else _growth(call)
+    return int((_nbytes(call) - weight.nbytes) * (unfolded + COPIES + wider) + 3 * weight.nbytes)
+
+
+def _growth(convolution: Kernel) -> int:
+    """Return how many times as large as its input a convolution's output is, rounded up."""
+    weight = _weight(convolution)
+    channels: int = convolution.arguments[0].shape[1]
+    stride, transposed, groups = convolution.arguments[3], convolution.arguments[6], convolution.arguments[8]
+    if transposed:
+        return math.ceil(weight.shape[1] * groups * math.prod(stride) / channels)
+    return math.ceil(weight.shape[0] / (channels * math.prod(stride)))
+
+
+COPIES = 4
+"""Of what a convolution or a norm takes, with gradients, and in blocks of 16 channels."""
+
+
+def _is_of_onednn(convolution: Kernel) -> bool:
+    """Say whether oneDNN takes it, which unfolds nothing (use_mkldnn in aten/native/Convolution.cpp)."""
+    dilation, transposed = convolution.arguments[_source(convolution) + 5 : _source(convolution) + 7]
+    return _weight(convolution).dtype == "float32" and not (transposed and {*dilation} != {1})
 
 
 def excess(events: Events, outputs_bytes: int) -> int:
