@@ -291,8 +291,8 @@ def _growth(convolution: Kernel) -> int:
     channels: int = convolution.arguments[0].shape[1]
     stride, transposed, groups = convolution.arguments[3], convolution.arguments[6], convolution.arguments[8]
     if transposed:
-        return math.ceil(weight.shape[1] * groups * math.prod(stride) / channels)
-    return math.ceil(weight.shape[0] / (channels * math.prod(stride)))
+        return int(-(-weight.shape[1] * groups * math.prod(stride) // channels))
+    return int(-(-weight.shape[0] // (channels * math.prod(stride))))
 
 
 COPIES = 4
