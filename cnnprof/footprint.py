@@ -389,7 +389,7 @@ def _doubts(question: _Question, predicted: Predicted) -> list[Doubt]:
     found = []
     if predicted.not_known:
         named = ", ".join(predicted.not_known)
-        found.append(Doubt("temporaries", f"what {named} take beyond what can be followed is not known"))
+        found.append(Doubt("temporaries", f"the memory of {named} beyond what can be followed is not known"))
     parts = module_tree.modules(question.subject.module)
     beside = sum(packed.stored_bytes(each) for part in parts for each in packed.of_module(part).values())
     if beside:
