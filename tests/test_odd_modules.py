@@ -143,7 +143,8 @@ def test_what_is_registered_is_counted(kind):
 def test_what_is_registered_takes_memory(kind):
     found = cnnprof.predict_memory(kind(), (4,), 2).predicted
     assert found.at_peak["parameters"] == 4 * 40
-    assert found.peak_bytes == cnnprof.predict_memory(Two(), (4,), 2).predicted.peak_bytes
+    of_attributes = 2 * 4 if kind is OddKernel else 0  # two numbers that no module registers
+    assert found.peak_bytes == cnnprof.predict_memory(Two(), (4,), 2).predicted.peak_bytes + of_attributes
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in (SomeParameters, Locked, NoTrain, MovesToNothing)]
