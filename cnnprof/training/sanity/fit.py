@@ -28,7 +28,7 @@ from cnnprof.training.trainer import ClassifierTrainer
 
 RATES = (1e-3, 1e-2, 1e-4)
 """Adam's own, a bolder one for small networks, and a gentler one for what explodes."""
-STEPS, MOST_STEPS = 200, 800
+STEPS, MOST_STEPS = 200, 400
 PATIENCE, WAITS = 40, 100
 """Steps after which the first rate, where the loss stays where it was, is given up; and, behind STEPS, any rate whose
 lowest loss did not fall in so many: dropout lets losses vary."""
