@@ -150,7 +150,7 @@ def _build(found: catalog.NamedModel) -> nn.Module:
     """
     try:
         return found.build()
-    except Exception:
+    except Exception:  # a builder of the user's may raise anything
         if has_no_values(found.module):
             raise
         return Shadow(found.module, copied, found.module.training).root
